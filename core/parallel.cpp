@@ -24,7 +24,7 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kRangesPerThread = 4;   // so that a core taken away for a moment costs a quarter of its share, not all of it
-constexpr std::chrono::microseconds kPatience{100};   // of a spin: longer than the gap between two ops of a step; waking a sleeper costs its caller up to 15
+constexpr std::chrono::microseconds kPatience{100};   // of a spin: longer than the gap between two ops of a step; a wake costs 15
 
 thread_local bool inside_region = false;
 
