@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <memory>
 #include <system_error>
+#include <sys/wait.h>
 #include <ttr/apps/grammar.hpp>
 #include <ttr/core/error.hpp>
 
@@ -50,8 +50,8 @@ std::string read_bible(const std::string& command, std::string& reason) {
   std::string raw;
   std::array<char, 1 << 16> block;
   for (std::size_t n; raw.size() < kLargestFile && (n = std::fread(block.data(), 1, block.size(), pipe)) > 0;) raw.append(block.data(), n);
-  if (pclose(pipe) != 0) {
-    reason = "the program bible is not installed";
+  if (const int status = pclose(pipe); status != 0) {
+    reason = WIFEXITED(status) && WEXITSTATUS(status) == 127 ? "the program bible is not installed" : "the program bible failed";
     return {};
   }
   std::string bytes;

@@ -20,7 +20,7 @@ struct Text {
 };
 
 struct TextOptions {
-  std::string file;                                     // empty: the Bible, else the grammar
+  std::string file = {};                                // empty: the Bible, else the grammar
   std::string bible = "bible -f gen1:1-rev22:21";       // the command that prints it, each line opening with its reference
   std::uint64_t seed = 1;                               // of the grammar
   std::int64_t grammar_bytes = 1 << 20;
