@@ -43,7 +43,7 @@ std::string clipped(std::string text, int columns) {
 }  // namespace
 
 std::string terminal(const Plot& plot, int width, int height, bool colour) {
-  if (width < 30 || height < 8) throw refuse("plot", "size is {} x {}, needs at least 30 x 8 characters", width, height);
+  if (width < 30 || height < 9) throw refuse("plot", "size is {} x {}, needs at least 30 x 9 characters", width, height);
   const auto paint = [&](const std::string& text, int code) { return colour ? fmt::format("\x1b[{}m{}\x1b[0m", code, text) : text; };
 
   // Rows: title; y label and legend, in one row if they fit; the grid, the axis, the tick texts, the x label.
