@@ -2,7 +2,7 @@
 //
 //   S = scale Q K^T,  P = exp(S - lse),  Y = P V         dP = dY V^T,  dS = scale P o (dP - delta),  delta_t = dy_t . y_t
 //
-// Every block of scores is held transposed, keys down and queries across: [n, kQueries]. Then the maximum and the sum of a query's softmax
+// Every block of scores is held transposed, keys down and queries across: [n, width]. Then the maximum and the sum of a query's softmax
 // are elementwise over rows, without a reduction inside a register, and every product is of the two kinds that BLAS does fastest at this
 // size (A B and A^T B). With several blocks of queries, k and v are first copied head by head and dk, dv summed there: rows a whole
 // projection apart fall into few sets of the first cache. Scratch: two blocks of scores a worker, and those copies.
@@ -21,7 +21,7 @@
 namespace ttr::cpu {
 namespace {
 
-constexpr int64_t kQueries = 64;   // queries a block, the row stride of a block of scores
+constexpr int64_t kQueries = 64;   // queries a block, at most
 constexpr int64_t kKeys = 128;     // keys a block
 constexpr size_t kAlign = 64;
 
@@ -46,9 +46,9 @@ TTR_SIMD_INLINE void hide_row(T* s, int64_t begin, int64_t hidden, int64_t width
     for (int64_t c = begin; c < width; ++c) s[c] = query_segments[c] == key_segment ? s[c] : kHidden;
 }
 
-template <class T>   // s [n, kQueries], top [width]
+template <class T>   // s [n, width], top [width]
 TTR_SIMD_INLINE void mask_and_raise(T* __restrict__ s, int64_t n, int64_t width, int64_t first, const int32_t* query_segments, const int32_t* key_segments, T* __restrict__ top) {
-  for (int64_t r = 0; r < n; ++r, s += kQueries) {
+  for (int64_t r = 0; r < n; ++r, s += width) {
     const int64_t hidden = hidden_columns(first, r, width), begin = whole_registers(hidden);
     hide_row(s, begin, hidden, width, query_segments, query_segments ? key_segments[r] : 0);
     for (int64_t c = begin; c < width; c += kSimdLanes)
@@ -70,9 +70,9 @@ TTR_SIMD_INLINE void lower_sums(const T* __restrict__ before, int64_t width, T* 
   }
 }
 
-template <class T>   // s [n, kQueries] becomes exp(s - top), sum [width] grows by it
+template <class T>   // s [n, width] becomes exp(s - top), sum [width] grows by it
 TTR_SIMD_INLINE void exponentiate(T* __restrict__ s, int64_t n, int64_t width, int64_t first, const T* __restrict__ top, T* __restrict__ sum) {
-  for (int64_t r = 0; r < n; ++r, s += kQueries) {
+  for (int64_t r = 0; r < n; ++r, s += width) {
     const int64_t begin = whole_registers(hidden_columns(first, r, width));
     clear_columns(s, begin);
     for (int64_t c = begin; c < width; c += kSimdLanes)
@@ -84,10 +84,10 @@ TTR_SIMD_INLINE void exponentiate(T* __restrict__ s, int64_t n, int64_t width, i
   }
 }
 
-template <class T>   // s becomes P, dp becomes dS; both [n, kQueries]; lse, delta [width]
+template <class T>   // s becomes P, dp becomes dS; both [n, width]; lse, delta [width]
 TTR_SIMD_INLINE void differentiate(T* __restrict__ s, T* __restrict__ dp, int64_t n, int64_t width, int64_t first, const int32_t* query_segments, const int32_t* key_segments,
                                    const T* __restrict__ lse, const T* __restrict__ delta, T scale) {
-  for (int64_t r = 0; r < n; ++r, s += kQueries, dp += kQueries) {
+  for (int64_t r = 0; r < n; ++r, s += width, dp += width) {
     const int64_t hidden = hidden_columns(first, r, width), begin = whole_registers(hidden);
     clear_columns(s, begin);
     clear_columns(dp, begin);
@@ -110,7 +110,7 @@ TTR_SIMD_INLINE void multiply_rows(const T* from, int64_t from_stride, int64_t r
 }
 
 // An 8 x 8 corner turned in registers: three rounds, each swapping the off-diagonal quarters of 8, 4 and 2.
-template <class T> TTR_SIMD_INLINE void transpose_corner(const T* x, int64_t stride, T* columns) {
+template <class T> TTR_SIMD_INLINE void transpose_corner(const T* x, int64_t stride, T* columns, int64_t width) {
   typedef T Eight __attribute__((vector_size(8 * sizeof(T))));
   Eight a[8], b[8];
   for (int i = 0; i < 8; ++i) std::memcpy(&a[i], x + i * stride, sizeof(Eight));
@@ -127,21 +127,21 @@ template <class T> TTR_SIMD_INLINE void transpose_corner(const T* x, int64_t str
     b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
     b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
   }
-  for (int i = 0; i < 8; ++i) std::memcpy(columns + i * kQueries, &b[i], sizeof(Eight));
+  for (int i = 0; i < 8; ++i) std::memcpy(columns + i * width, &b[i], sizeof(Eight));
 }
 
-template <class T>   // x [rows, dim] -> columns [dim, kQueries], zero from column `rows` to `width`
+template <class T>   // x [rows, dim] -> columns [dim, width], zero from column `rows` to `width`
 TTR_SIMD_INLINE void transpose_rows(const T* x, int64_t stride, int64_t rows, int64_t width, int64_t dim, T* columns) {
   const int64_t whole_rows = rows / 8 * 8, whole_dim = dim / 8 * 8;
   for (int64_t t = 0; t < whole_rows; t += 8) {
-    for (int64_t d = 0; d < whole_dim; d += 8) transpose_corner(x + t * stride + d, stride, columns + d * kQueries + t);
+    for (int64_t d = 0; d < whole_dim; d += 8) transpose_corner(x + t * stride + d, stride, columns + d * width + t, width);
     for (int64_t d = whole_dim; d < dim; ++d)
-      for (int64_t l = t; l < t + 8; ++l) columns[d * kQueries + l] = x[l * stride + d];
+      for (int64_t l = t; l < t + 8; ++l) columns[d * width + l] = x[l * stride + d];
   }
   if (whole_rows < width)
     for (int64_t d = 0; d < dim; ++d) {
-      for (int64_t t = whole_rows; t < rows; ++t) columns[d * kQueries + t] = x[t * stride + d];
-      for (int64_t t = rows; t < width; ++t) columns[d * kQueries + t] = 0;
+      for (int64_t t = whole_rows; t < rows; ++t) columns[d * width + t] = x[t * stride + d];
+      for (int64_t t = rows; t < width; ++t) columns[d * width + t] = 0;
     }
 }
 
@@ -385,14 +385,14 @@ void answer_block(const AttentionForward<T>& a, int64_t b, int64_t h, int64_t t0
     const int64_t n = std::min(kKeys, end - k0), first = sight.first(t0, k0);
     const int32_t* key_segments = query_segments ? a.key_segments + b * size.keys + k0 : nullptr;
     if (query_segments && !segments_meet(query_segments, rows, key_segments, n)) continue;
-    gemm<T>(false, false, n, width, K, a.scale, k + k0 * keys.token_step, keys.token_step, w.queries, kQueries, 0, w.scores, kQueries);
+    gemm<T>(false, false, n, width, K, a.scale, k + k0 * keys.token_step, keys.token_step, w.queries, width, 0, w.scores, width);
     std::copy_n(w.top, width, w.before);
     mask_and_raise_block(w.scores, n, width, first, query_segments, key_segments, w.top);
     lower(w.before, width, w.top, w.sum, w.factor);
     exponentiate_block(w.scores, n, width, first, w.top, w.sum);
     for (int64_t c = 0; c < width; ++c) w.top[c] = w.sum[c] == 0 ? -kInfinity : w.top[c];
     if (!fresh) multiply(w.answers, V, rows, V, w.factor, w.answers, V);
-    gemm<T>(true, false, rows, V, n, 1, w.scores, kQueries, v + k0 * values.token_step, values.token_step, fresh ? 0 : 1, w.answers, V);
+    gemm<T>(true, false, rows, V, n, 1, w.scores, width, v + k0 * values.token_step, values.token_step, fresh ? 0 : 1, w.answers, V);
     fresh = false;
   }
 
@@ -426,12 +426,15 @@ void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, con
   const T* const v = values.of(b, h / (size.heads / size.value_heads));                     // [keys, V]
   const bool need_scores = a.dq.at != nullptr || to.dk != nullptr;
 
-  for (int64_t i = 0; i < size.keys; ++i) {
+  // The last block of queries comes first: it sees every key that any sees and starts dk and dv, unless a document hides a block from it.
+  const int64_t last = (blocks_of(size) - 1) * block_of(size);
+  for (int64_t i = a.query_segments ? 0 : sight.end(size.tokens - 1); i < size.keys; ++i) {
     if (to.dk) std::fill_n(to.dk + i * to.dk_step, K, T(0));
     if (to.dv) std::fill_n(to.dv + i * to.dv_step, V, T(0));
   }
 
-  for (int64_t t0 = 0; t0 < size.tokens; t0 += block_of(size)) {
+  for (int64_t t0 = last; t0 >= 0; t0 -= block_of(size)) {
+    const T started = t0 == last && !a.query_segments ? T(0) : T(1);
     const int64_t rows = std::min(block_of(size), size.tokens - t0), width = padded(rows);
     const int64_t query = b * size.tokens + t0;
     const T* const q = row(a.q, query, h, K);                                               // [rows, K]
@@ -457,17 +460,17 @@ void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, con
       if (query_segments && !segments_meet(query_segments, rows, key_segments, n)) continue;
       const T* const k_block = k + k0 * keys.token_step;                                    // [n, K]
       const T* const v_block = v + k0 * values.token_step;                                  // [n, V]
-      gemm<T>(false, false, n, width, K, a.scale, k_block, keys.token_step, w.queries, kQueries, 0, w.scores, kQueries);              // S = scale Q K^T, anew
+      gemm<T>(false, false, n, width, K, a.scale, k_block, keys.token_step, w.queries, width, 0, w.scores, width);              // S = scale Q K^T, anew
       if (need_scores) {
-        gemm<T>(false, false, n, width, V, 1, v_block, values.token_step, w.d_answers, kQueries, 0, w.d_scores, kQueries);            // Y = P V
+        gemm<T>(false, false, n, width, V, 1, v_block, values.token_step, w.d_answers, width, 0, w.d_scores, width);            // Y = P V
         differentiate_block(w.scores, w.d_scores, n, width, first, query_segments, key_segments, w.lse, w.delta, a.scale);             // P = exp(S - lse)
       } else {   // dv alone: the forward's own loops, with the maximum and the sum they keep left unread
         mask_and_raise_block(w.scores, n, width, first, query_segments, key_segments, w.delta);
         exponentiate_block(w.scores, n, width, first, w.lse, w.delta);
       }
-      if (to.dv) gemm<T>(false, false, n, V, rows, 1, w.scores, kQueries, w.dy, V, 1, to.dv + k0 * to.dv_step, to.dv_step);            // Y = P V
-      if (to.dk) gemm<T>(false, false, n, K, rows, 1, w.d_scores, kQueries, w.q, K, 1, to.dk + k0 * to.dk_step, to.dk_step);           // S = scale Q K^T
-      if (a.dq.at) gemm<T>(true, false, rows, K, n, 1, w.d_scores, kQueries, k_block, keys.token_step, fresh ? 0 : 1, w.dq, K);        // S = scale Q K^T
+      if (to.dv) gemm<T>(false, false, n, V, rows, 1, w.scores, width, w.dy, V, started, to.dv + k0 * to.dv_step, to.dv_step);            // Y = P V
+      if (to.dk) gemm<T>(false, false, n, K, rows, 1, w.d_scores, width, w.q, K, started, to.dk + k0 * to.dk_step, to.dk_step);           // S = scale Q K^T
+      if (a.dq.at) gemm<T>(true, false, rows, K, n, 1, w.d_scores, width, k_block, keys.token_step, fresh ? 0 : 1, w.dq, K);        // S = scale Q K^T
       fresh = false;
     }
     if (a.dq.at)
