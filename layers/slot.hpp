@@ -23,8 +23,8 @@ struct Extent {
   int64_t at(int64_t key_dim, int64_t value_dim) const { return (of == K ? key_dim : of == V ? value_dim : 1) * times / over; }
   std::string text() const;
 };
-inline constexpr auto K = Extent::K;
-inline constexpr auto V = Extent::V;
+inline constexpr auto key_size = Extent::K;      // {key_size} is a shape [K]; {{key_size, 1, 2}} is [K/2]
+inline constexpr auto value_size = Extent::V;
 
 // The values that make sense; also how MemoryLayer maps a projection's output to the slot.
 struct Range {
