@@ -12,7 +12,7 @@ using detail::records;
 
 namespace {
 
-void check_ids(const char* where, const Tensor& x, const Tensor& ids, int64_t n, int64_t lowest) {
+void check_ids(const char* where, const Tensor& x, const Tensor& ids, int64_t n) {
   must_be_defined(where, "x", x);
   must_be_defined(where, "ids", ids);
   if (ids.dtype() != Dtype::i32) throw refuse(where, "dtype of ids is {}, needs i32; cast them", name_of(ids.dtype()));
@@ -20,7 +20,7 @@ void check_ids(const char* where, const Tensor& x, const Tensor& ids, int64_t n,
   if (ids.device().is_cuda()) return;
   const int32_t* at = in<int32_t>(ids);
   for (int64_t i = 0, count = ids.count(); i < count; ++i)
-    if (at[i] < lowest || at[i] >= n) throw refuse(where, "ids[{}] is {}, needs one from {} to {}", i, at[i], lowest, n - 1);
+    if (at[i] < 0 || at[i] >= n) throw refuse(where, "ids[{}] is {}, needs one from 0 to {}", i, at[i], n - 1);
 }
 
 Middle middle(const Shape& shape, int axis) {
@@ -60,7 +60,7 @@ Tensor embedding(const Tensor& table, const Tensor& ids) {
   must_be_defined("embedding", "table", table);
   if (table.rank() != 2) throw refuse("embedding", "shape of the table is {}, needs [N, D]", to_string(table.shape()));
   const int64_t n = table.size(0), dim = table.size(1);
-  check_ids("embedding", table, ids, n, 0);
+  check_ids("embedding", table, ids, n);
   Shape shape = ids.shape();
   shape.push_back(dim);
   Tensor y = run_gather("embedding", table, {1, n, dim}, ids, shape);
@@ -74,7 +74,7 @@ Tensor gather(const Tensor& x, int axis, const Tensor& ids) {
   must_be_defined("gather", "x", x);
   axis = normal_axis("gather", axis, x.rank());
   const int64_t n = x.size(axis);
-  check_ids("gather", x, ids, n, 0);
+  check_ids("gather", x, ids, n);
   if (ids.rank() != 1) throw refuse("gather", "shape of ids is {}, needs [M]; reshape them", to_string(ids.shape()));
   Tensor y = run_gather("gather", x, middle(x.shape(), axis), ids, x.shape().with(axis, ids.count()));
   if (!records(x)) return y;
@@ -87,7 +87,7 @@ Tensor scatter_add(const Tensor& x, int axis, const Tensor& ids, int64_t size) {
   must_be_defined("scatter_add", "x", x);
   axis = normal_axis("scatter_add", axis, x.rank());
   if (size < 0) throw refuse("scatter_add", "size is {}, needs at least 0", size);
-  check_ids("scatter_add", x, ids, size, 0);
+  check_ids("scatter_add", x, ids, size);
   if (ids.rank() != 1 || ids.count() != x.size(axis))
     throw refuse("scatter_add", "shape of ids is {}, needs [{}], one for each along axis {} of {}", to_string(ids.shape()), x.size(axis), axis, to_string(x.shape()));
   Middle m = middle(x.shape(), axis);
@@ -108,7 +108,7 @@ Tensor pick(const Tensor& x, const Tensor& ids) {
   must_be_defined("pick", "x", x);
   if (x.rank() < 1) throw refuse("pick", "shape is {}, needs [..., N]", to_string(x.shape()));
   const int64_t n = x.size(-1);
-  check_ids("pick", x, ids, n, std::numeric_limits<int32_t>::min());   // below 0: an ignored label, reads zero
+  check_ids("pick", x, ids, n);
   const Shape shape = x.shape().erase(x.rank() - 1);
   if (!(ids.shape() == shape)) throw refuse("pick", "shape of ids is {}, needs {} for x of {}", to_string(ids.shape()), to_string(shape), to_string(x.shape()));
   Tensor y = empty(shape, like(x));
