@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -23,7 +24,7 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kRangesPerThread = 4;   // so that a core taken away for a moment costs a quarter of its share, not all of it
-constexpr int kSpins = 600;           // pauses before sleeping: some 40 microseconds, longer than the gap between two ops of a step
+constexpr std::chrono::microseconds kPatience{100};   // of a spin: longer than the gap between two ops of a step; a wake costs 15
 
 thread_local bool inside_region = false;
 
@@ -33,6 +34,21 @@ void pause_core() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// Spins until done() or until patience ends; says which. Counted in time, because a pause lasts 4 to 70 ns.
+template <class Done>
+bool spin_until(bool spinning, Done&& done) {
+  if (!spinning) return done();
+  const auto limit = std::chrono::steady_clock::now() + kPatience;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (done()) return true;
+      pause_core();
+    }
+    sched_yield();   // whoever is waited for may be queued behind this very thread
+  } while (std::chrono::steady_clock::now() < limit);
+  return done();
 }
 
 int core_count() {
@@ -99,7 +115,7 @@ class Pool {
 
  private:
   void start(int threads) {
-    spins_ = threads <= core_count() ? kSpins : 0;   // spinning on a core that another worker needs only slows that one
+    spinning_ = threads <= core_count();   // spinning on a core that another worker needs only slows that one
     stopping_.store(false);
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
     threads_.store(threads, std::memory_order_relaxed);
@@ -121,12 +137,7 @@ class Pool {
     inside_region = true;
     while (!stopping_.load(std::memory_order_relaxed)) {
       take_ranges();
-      int spins = spins_;
-      while (spins > 0 && !has_work()) {
-        pause_core();
-        --spins;
-      }
-      if (has_work()) continue;
+      if (spin_until(spinning_, [this] { return has_work(); })) continue;
       std::unique_lock hold(sleep_);
       sleepers_.fetch_add(1);   // before the last look at the ticket; the caller writes the ticket, then looks here
       wake_.wait(hold, [this] { return has_work(); });
@@ -161,20 +172,18 @@ class Pool {
   }
 
   void wait_for_end(int64_t ranges) {
-    for (int spins = spins_; spins > 0; --spins) {
-      if (ended_.load(std::memory_order_acquire) == ranges) return;
-      pause_core();
-    }
+    const auto ended = [&] { return ended_.load() == ranges; };
+    if (spin_until(spinning_, ended)) return;
     std::unique_lock hold(sleep_);
     caller_sleeps_.store(true);
-    ended_signal_.wait(hold, [&] { return ended_.load() == ranges; });
+    ended_signal_.wait(hold, ended);
     caller_sleeps_.store(false);
   }
 
   std::mutex region_;   // one region at a time
   std::vector<std::thread> workers_;
   std::atomic<int> threads_{1};
-  int spins_ = 0;
+  bool spinning_ = false;
   uint32_t generation_ = 0;
 
   alignas(64) std::atomic<uint64_t> ticket_{0};   // generation << 32 | ranges left
