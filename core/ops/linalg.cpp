@@ -21,8 +21,8 @@ void check_pair(const char* where, const char* name, const Tensor& a, const Tens
   bool fits = b.rank() == a.rank() && b.size(-2) == a.size(-1);
   for (int i = 0; fits && i < a.rank() - 2; ++i) fits = a.size(i) == b.size(i);
   if (!fits)
-    throw refuse(where, "b is {}, needs {} with any m, to go with {} {}; a vector is a matrix of one column", to_string(b.shape()), to_string(a.shape().with(-1, -1)) + " (m for -1)",
-                 name, to_string(a.shape()));
+    throw refuse(where, "b is {}, needs the leading axes of {} {} and {} rows [..., {}, m]; a vector is a matrix of one column", to_string(b.shape()), name,
+                 to_string(a.shape()), a.size(-1), a.size(-1));
 }
 
 int64_t batch_of(const Tensor& a) {

@@ -41,8 +41,9 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, bool mean) {
   const char* const where = "cross_entropy";
   if (logits.rank() < 1) throw refuse(where, "logits is a scalar, needs [..., classes]");
   check_labels(where, labels);
-  if (!(labels.shape() == logits.shape().erase(-1)))
-    throw refuse(where, "labels is {}, needs {}, the shape of logits {} without its last axis", to_string(labels.shape()), to_string(logits.shape().erase(-1)),
+  const Shape row_shape = logits.shape().erase(logits.rank() - 1);
+  if (!(labels.shape() == row_shape))
+    throw refuse(where, "labels is {}, needs {}, the shape of logits {} without its last axis", to_string(labels.shape()), to_string(row_shape),
                  to_string(logits.shape()));
   if (!(labels.device() == logits.device()))
     throw refuse(where, "device of labels is {}, needs {} as of logits; move one with to_device", name_of(labels.device()), name_of(logits.device()));
