@@ -1,0 +1,23 @@
+#include "rows_reference.hpp"
+
+#include <stdexcept>
+
+namespace reference {
+
+const std::vector<Row>& rows() {
+  static const std::vector<Row> all = [] {
+    std::vector<Row> joined;
+    for (auto* group : {nonparametric_rows, least_squares_rows})
+      for (Row& r : group()) joined.push_back(std::move(r));
+    return joined;
+  }();
+  return all;
+}
+
+const Row& row(const std::string& name) {
+  for (const Row& r : rows())
+    if (r.name == name) return r;
+  throw std::out_of_range("[rows_reference] row is " + name + ", needs one of rows()");
+}
+
+}  // namespace reference
