@@ -7,7 +7,7 @@ namespace reference {
 const std::vector<Row>& rows() {
   static const std::vector<Row> all = [] {
     std::vector<Row> joined;
-    for (auto* group : {nonparametric_rows, least_squares_rows, linear_rows, gated_rows})
+    for (auto* group : {nonparametric_rows, least_squares_rows, linear_rows, gated_rows, delta_rows, nonlinear_rows})
       for (Row& r : group()) joined.push_back(std::move(r));
     return joined;
   }();
