@@ -142,7 +142,8 @@ Array oja(const Inputs& in) {   // S40: M <- diag(exp g) M, then M + step v (k -
 }
 
 Array momentum_delta(const Inputs& in) {   // S41: S = momentum S - step (M k - v) k' with M before the decay, M <- alpha M + S
-  const Array &k = slot(in, "k"), &v = slot(in, "v"), &step = slot(in, "step_size"), &g = slot(in, "log_decay"), &eta = slot(in, "momentum");
+  const Array &k = slot(in, "k"), &v = slot(in, "v");
+  const Array &step = slot(in, "step_size"), &g = slot(in, "log_decay"), &eta = slot(in, "momentum");
   Matrix speed = zeros({v.size(1), k.size(1)});
   return walk(in, [&](Matrix& m, int64_t t) {
     rescale(speed, eta(t));

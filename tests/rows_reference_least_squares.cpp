@@ -72,13 +72,16 @@ Array mesa_net_cg(const Inputs& in) {
 
 Array weighted_least_squares(const Inputs& in) {   // S16, the ridge is constant
   const double ridge = slot(in, "ridge")(0);
-  return every_token(in, &slot(in, "log_decay"), nullptr, [=](const Moments& m, const Vector& q, int64_t) { return regularised(m, q, ridge); });
+  return every_token(in, &slot(in, "log_decay"), nullptr,
+                     [=](const Moments& m, const Vector& q, int64_t) { return regularised(m, q, ridge); });
 }
 
 Array decaying_least_squares(const Inputs& in) {   // S16, the ridge is ridge prod_{s=1..t} gamma_s (the first token's decay counts)
   const double ridge = slot(in, "ridge")(0);
   const Array& g = slot(in, "log_decay");
-  return every_token(in, &g, nullptr, [&](const Moments& m, const Vector& q, int64_t t) { return regularised(m, q, ridge * decay_between(&g, -1, t)); });
+  return every_token(in, &g, nullptr, [&](const Moments& m, const Vector& q, int64_t t) {
+    return regularised(m, q, ridge * decay_between(&g, -1, t));
+  });
 }
 
 constexpr int64_t kRefresh = 4;

@@ -112,7 +112,8 @@ Array rebased(const Inputs& in) {   // (q.k)^2 / K of layer-normed, weighted q a
   for (const char* name : {"q", "k"})
     for (int64_t t = 0; t < slot(in, name).size(0); ++t)
       set_line(normed[name], t, times(standardize(line(slot(in, name), t), 1e-5), w.data) + b.data);
-  return kernel_pairs(normed, [](const Vector& q, const Vector& k) { return dot(q, k) * dot(q, k) / static_cast<double>(k.size()); }, plus_small);
+  const auto kappa = [](const Vector& q, const Vector& k) { return dot(q, k) * dot(q, k) / static_cast<double>(k.size()); };
+  return kernel_pairs(normed, kappa, plus_small);
 }
 
 Array hedgehog(const Inputs& in) {   // [softmax(W x); softmax(-W x)]
@@ -144,7 +145,10 @@ Array performer(const Inputs& in) {   // x' = x K^{-1/4}, (exp(Omega x' - |x'|^2
 Feature random_waves(const Array& omega) {   // 0.1 [sin(Omega x^); cos(Omega x^)], x^ = x / (|x| + 1e-3)
   return [&omega](const Vector& x, int64_t) {
     const Vector angle = product(omega, (1 / (std::sqrt(dot(x, x)) + 1e-3)) * x);
-    return 0.1 * concatenate(each_entry(angle, [](double a) { return std::sin(a); }), each_entry(angle, [](double a) { return std::cos(a); }));
+    Vector waves;
+    for (double a : angle) waves.push_back(0.1 * std::sin(a));
+    for (double a : angle) waves.push_back(0.1 * std::cos(a));
+    return waves;
   };
 }
 
@@ -224,8 +228,8 @@ std::vector<Row> linear_rows() {
        in["log_decay"] = d.log_decay({n.T});
      }), dijiang, "S18, arXiv 2403.19928", "scale=1 normaliser=none"},
     {"hadamard_linear_attention", draw_qkv([](Draw& d, Inputs& in, Sizes n) {
-       in["feature_weight"] = d.normal({n.K + 1, n.K}, 0.6);
-       in["feature_weight_2"] = d.normal({n.K + 1, n.K}, 0.6);
+       in["feature_weight"] = d.normal({n.K + 1, n.K}, 0.4);
+       in["feature_weight_2"] = d.normal({n.K + 1, n.K}, 0.4);
      }), hadamard_linear_attention, "S18", "scale=1 normaliser=none"},
   };
 }

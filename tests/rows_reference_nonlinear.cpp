@@ -248,8 +248,10 @@ std::vector<Row> nonlinear_rows() {
   };
   const auto two_layers = draw_qkv([=](Draw& d, Inputs& in, Sizes n) {
     learner(d, in, n);
-    in["initial_weight_1"] = d.normal({n.K + 1, n.K}, 0.6);
-    in["initial_weight_2"] = d.normal({n.V, n.K + 1}, 0.6);
+    in["step_size"] = d.uniform({n.T}, 0.02, 0.1);   // a chunk of frozen gradients and momentum runs away at larger steps
+    in["momentum"] = d.uniform({n.T}, 0.2, 0.6);
+    in["initial_weight_1"] = d.normal({n.K + 1, n.K}, 0.5);
+    in["initial_weight_2"] = d.normal({n.V, n.K + 1}, 0.5);
   });
   const auto swiglu = draw_qkv([](Draw& d, Inputs& in, Sizes n) {
     const int64_t hidden = n.K + 1;
