@@ -2,13 +2,13 @@
 //
 //   S = scale Q K^T,  P = exp(S - lse),  Y = P V         dP = dY V^T,  dS = scale P o (dP - delta),  delta_t = dy_t . y_t
 //
-// CPU twin: layers/softmax_attention_cpu.cpp. Four kernels: the forward; delta, a number a query; dq, a block per tile of queries; dk and dv,
-// a block per tile of keys. The scores are computed anew wherever they are needed, so no kernel adds to what another block wrote: no atomics,
-// the same bits every run.
+// CPU twin: layers/softmax_attention_cpu.cpp. Four kernels: the forward; delta, a number a query; dq, a block per tile of queries; dk and
+// dv, a block per tile of keys. The scores are computed anew wherever they are needed, so no kernel adds to what another block wrote: no
+// atomics, the same bits every run.
 //
-// A block is kTile x kTile threads. Thread (r, c) owns the score of row r against column c of a pair of tiles, and of each sum over rows the
-// entries (r, c), (r, c + kTile), (r, c + 2 kTile), ... The kTile threads of a row lie in one warp. Rows in shared memory are one element
-// longer than they need to be, so that threads side by side, which read down a column, find their numbers in different banks.
+// A block is kTile x kTile threads. Thread (r, c) owns the score of row r against column c of a pair of tiles, and of each sum over rows
+// the entries (r, c), (r, c + kTile), (r, c + 2 kTile), ... The kTile threads of a row lie in one warp. Rows in shared memory are one
+// element longer than they need to be, so that threads side by side, which read down a column, find their numbers in different banks.
 #include <ttr/cuda/launch.hpp>
 #include <ttr/cuda/shared.hpp>
 #include <ttr/layers/softmax_attention_kernel.hpp>
@@ -24,10 +24,14 @@ template <class W> __device__ W infinity() { return W(INFINITY); }
 // Dynamic shared memory, aligned for the widest type; one name for every kernel and type.
 extern __shared__ double shared_memory[];
 
-template <class T> __device__ T* row(const Rows<T>& x, int64_t token, int64_t head, int64_t dim) { return x.at + token * x.token_stride + head * dim; }
+template <class T>
+__device__ T* row(const Rows<T>& x, int64_t token, int64_t head, int64_t dim) {
+  return x.at + token * x.token_stride + head * dim;
+}
 
 // tile [kTile, dim + 1] = `rows` rows of one head, and zeros below them
-template <int kTile, class T> __device__ void load_tile(Wide<T>* tile, const Rows<const T>& x, int64_t first_token, int rows, int64_t head, int dim) {
+template <int kTile, class T>
+__device__ void load_tile(Wide<T>* tile, const Rows<const T>& x, int64_t first_token, int rows, int64_t head, int dim) {
   for (int i = threadIdx.y * kTile + threadIdx.x; i < kTile * dim; i += kTile * kTile) {
     const int r = i / dim, d = i % dim;
     tile[r * (dim + 1) + d] = r < rows ? load(row(x, first_token + r, head, dim) + d) : Wide<T>(0);
@@ -69,8 +73,8 @@ template <class A> __device__ bool sees(const A& a, int64_t b, int64_t t, int64_
 __device__ int rows_left(int64_t total, int64_t first, int tile) { return total - first < tile ? int(total - first) : tile; }
 
 // A block owns (b, h, tile of queries); row r of its threads is query t0 + r, column c is key k0 + c.
-// Shared: q, y [kTile, K + 1], [kTile, V + 1] for the whole life of the block; k, v [kTile, K + 1], [kTile, V + 1] and p [kTile, kTile + 1] of
-// the keys at hand. Registers: the running maximum and sum of the row, the same in its kTile threads.
+// Shared: q, y [kTile, K + 1], [kTile, V + 1] for the whole life of the block; k, v [kTile, K + 1], [kTile, V + 1] and p [kTile, kTile + 1]
+// of the keys at hand. Registers: the running maximum and sum of the row, the same in its kTile threads.
 template <class T, int kTile> __global__ void attention_forward(AttentionForward<T> a) {
   using W = Wide<T>;
   const int K = int(a.size.key_dim), V = int(a.size.value_dim), r = threadIdx.y, c = threadIdx.x;
@@ -187,8 +191,8 @@ template <class T, int kTile> __global__ void attention_backward_queries(Attenti
   for (int d = c; d < K; d += kTile) store(row(a.dq, b * a.size.tokens + t, h, K) + d, dq[r * (K + 1) + d]);
 }
 
-// A block owns (b, row head, tile of keys) and visits every query head that reads this row head, one after the other; row r of its threads is
-// key k0 + r, column c is query t0 + c. `row_heads` is Hk when dk is wanted, Hv when dv is; both at once when they are equal.
+// A block owns (b, row head, tile of keys) and visits every query head that reads this row head, one after the other; row r of its threads
+// is key k0 + r, column c is query t0 + c. `row_heads` is Hk when dk is wanted, Hv when dv is; both at once when they are equal.
 // Shared: dk, dv of its keys for the whole life of the block; k, v of the head at hand; q, dy and p, ds [kTile, kTile + 1] of the queries at hand.
 template <class T, int kTile> __global__ void attention_backward_keys(AttentionBackward<T> a, int64_t row_heads, const Wide<T>* delta) {
   using W = Wide<T>;
@@ -262,12 +266,14 @@ template <class T, int kTile> __global__ void attention_backward_keys(AttentionB
 // ---- host ----
 
 bool sizes_fit(const AttentionSizes& s, bool strict) {
-  return s.batch >= 0 && s.tokens >= 0 && s.keys >= 0 && (strict || s.keys >= s.tokens) && s.heads > 0 && s.key_heads > 0 && s.value_heads > 0 && s.key_dim > 0 &&
-         s.value_dim > 0 && s.heads % s.key_heads == 0 && s.heads % s.value_heads == 0;
+  return s.batch >= 0 && s.tokens >= 0 && s.keys >= 0 && (strict || s.keys >= s.tokens) && s.heads > 0 && s.key_heads > 0 &&
+         s.value_heads > 0 && s.key_dim > 0 && s.value_dim > 0 && s.heads % s.key_heads == 0 && s.heads % s.value_heads == 0;
 }
 
 template <class W> size_t tile_bytes(const AttentionSizes& s, int tile, int key_tiles, int value_tiles, int score_tiles) {
-  return sizeof(W) * size_t(tile) * (size_t(key_tiles) * size_t(s.key_dim + 1) + size_t(value_tiles) * size_t(s.value_dim + 1) + size_t(score_tiles) * size_t(tile + 1));
+  return sizeof(W) * size_t(tile) *
+         (size_t(key_tiles) * size_t(s.key_dim + 1) + size_t(value_tiles) * size_t(s.value_dim + 1) +
+          size_t(score_tiles) * size_t(tile + 1));
 }
 
 template <class... P>
@@ -290,7 +296,8 @@ template <class T> Status softmax_attention_forward(const AttentionForward<T>& a
   if (!sizes_fit(s, a.strict)) return Status::bad_size;
   const int64_t heads = s.batch * s.heads;
   const size_t wide = tile_bytes<Wide<T>>(s, kWideTile, 2, 2, 1), narrow = tile_bytes<Wide<T>>(s, kNarrowTile, 2, 2, 1);
-  if (wide <= kSharedLimit) return launch_tiles(attention_forward<T, kWideTile>, heads * divide_up(s.tokens, kWideTile), kWideTile, wide, stream, a);
+  if (wide <= kSharedLimit)
+    return launch_tiles(attention_forward<T, kWideTile>, heads * divide_up(s.tokens, kWideTile), kWideTile, wide, stream, a);
   return launch_tiles(attention_forward<T, kNarrowTile>, heads * divide_up(s.tokens, kNarrowTile), kNarrowTile, narrow, stream, a);
 }
 
@@ -307,22 +314,27 @@ template <class T> Status softmax_attention_backward(const AttentionBackward<T>&
   const int64_t rows = s.batch * s.heads * s.tokens;
   if (rows > 0) {
     if (divide_up(rows, kRowsABlock) > INT32_MAX) return Status::bad_size;
-    const Status status = launch(attention_delta<T>, dim3(unsigned(divide_up(rows, kRowsABlock))), dim3(kRowThreads, kRowsABlock), 0, stream, a, delta);
+    const Status status =
+        launch(attention_delta<T>, dim3(unsigned(divide_up(rows, kRowsABlock))), dim3(kRowThreads, kRowsABlock), 0, stream, a, delta);
     if (status != Status::ok) return status;
   }
   if (a.dq.at != nullptr) {
     const size_t wide = tile_bytes<W>(s, kWideTile, 3, 2, 1), narrow = tile_bytes<W>(s, kNarrowTile, 3, 2, 1);
-    const Status status =
-        wide <= kSharedLimit ? launch_tiles(attention_backward_queries<T, kWideTile>, s.batch * s.heads * divide_up(s.tokens, kWideTile), kWideTile, wide, stream, a, delta)
-                             : launch_tiles(attention_backward_queries<T, kNarrowTile>, s.batch * s.heads * divide_up(s.tokens, kNarrowTile), kNarrowTile, narrow, stream, a, delta);
+    const Status status = wide <= kSharedLimit
+                              ? launch_tiles(attention_backward_queries<T, kWideTile>, s.batch * s.heads * divide_up(s.tokens, kWideTile),
+                                             kWideTile, wide, stream, a, delta)
+                              : launch_tiles(attention_backward_queries<T, kNarrowTile>,
+                                             s.batch * s.heads * divide_up(s.tokens, kNarrowTile), kNarrowTile, narrow, stream, a, delta);
     if (status != Status::ok) return status;
   }
   auto backward_keys = [&](const AttentionBackward<T>& part, int64_t row_heads) {
     if (part.dk.at == nullptr && part.dv.at == nullptr) return Status::ok;
     const size_t wide = tile_bytes<W>(s, kWideTile, 3, 3, 2), narrow = tile_bytes<W>(s, kNarrowTile, 3, 3, 2);
     if (wide <= kSharedLimit)
-      return launch_tiles(attention_backward_keys<T, kWideTile>, s.batch * row_heads * divide_up(s.keys, kWideTile), kWideTile, wide, stream, part, row_heads, delta);
-    return launch_tiles(attention_backward_keys<T, kNarrowTile>, s.batch * row_heads * divide_up(s.keys, kNarrowTile), kNarrowTile, narrow, stream, part, row_heads, delta);
+      return launch_tiles(attention_backward_keys<T, kWideTile>, s.batch * row_heads * divide_up(s.keys, kWideTile), kWideTile, wide,
+                          stream, part, row_heads, delta);
+    return launch_tiles(attention_backward_keys<T, kNarrowTile>, s.batch * row_heads * divide_up(s.keys, kNarrowTile), kNarrowTile, narrow,
+                        stream, part, row_heads, delta);
   };
   if (s.key_heads == s.value_heads) return backward_keys(a, s.key_heads);
   AttentionBackward<T> keys = a, values = a;
