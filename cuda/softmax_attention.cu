@@ -193,7 +193,8 @@ template <class T, int kTile> __global__ void attention_backward_queries(Attenti
 
 // A block owns (b, row head, tile of keys) and visits every query head that reads this row head, one after the other; row r of its threads
 // is key k0 + r, column c is query t0 + c. `row_heads` is Hk when dk is wanted, Hv when dv is; both at once when they are equal.
-// Shared: dk, dv of its keys for the whole life of the block; k, v of the head at hand; q, dy and p, ds [kTile, kTile + 1] of the queries at hand.
+// Shared: dk, dv of its keys for the whole life of the block; k, v of the head at hand; q, dy and p, ds [kTile, kTile + 1] of the queries
+// at hand.
 template <class T, int kTile> __global__ void attention_backward_keys(AttentionBackward<T> a, int64_t row_heads, const Wide<T>* delta) {
   using W = Wide<T>;
   const int K = int(a.size.key_dim), V = int(a.size.value_dim), r = threadIdx.y, c = threadIdx.x;
