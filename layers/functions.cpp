@@ -20,7 +20,7 @@ Pack Constant::init(const View& view) const { return {{{"value", zeros({view.row
 Tensor Constant::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return half_square(theta["value"] - view.pair("v", i)); }
 Tensor Constant::read(const Pack& theta, const View&, const Tensor&) const { return theta["value"]; }
 Design Constant::design(const View& view) const {
-  return {ones({view.rows(), view.pairs(), 1}, view.options()), ones({view.rows(), 1, 1}, view.options())};
+  return {ones({view.rows(), view.count(), 1}, view.options()), ones({view.rows(), 1, 1}, view.options())};
 }
 Tensor Constant::penalty(const View& view) const { return zeros({1, 1}, view.options()); }
 Pack Constant::solved(const Tensor& solution) const { return {{{"value", reshape(solution, {solution.size(0), solution.size(2)})}}}; }
@@ -88,7 +88,7 @@ Tensor LinearMap::read(const Pack& theta, const View& view, const Tensor& log_sc
 
 Design LinearMap::design(const View& view) const {
   Tensors rows;
-  for (int64_t i = 0; i < view.pairs(); ++i) rows.push_back(key(view, i));
+  for (int64_t i = view.first(); i < view.pairs(); ++i) rows.push_back(key(view, i));
   return {stack(rows, 1), row(query(view))};
 }
 Tensor LinearMap::penalty(const View& view) const { return identity(feature->size(view.key_dim()), view.options()); }

@@ -86,7 +86,9 @@ template <class T> std::string text_of(T ingredient) {
   size_t i = 0;
   each_option(ingredient, [&](const char* name, auto& value) {
     const std::string text = detail::write_option(value);
-    if (text != usual[i++]) options += (options.empty() ? "" : ",") + std::string(name) + "=" + text;
+    bool always = false;   // an option may ask to be printed even at its default
+    if constexpr (requires { std::remove_reference_t<decltype(value)>::always_printed; }) always = std::remove_reference_t<decltype(value)>::always_printed;
+    if (text != usual[i++] || always) options += (options.empty() ? "" : ",") + std::string(name) + "=" + text;
   });
   return ingredient_name<T>() + (options.empty() ? "" : "[" + options + "]");
 }

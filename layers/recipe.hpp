@@ -21,8 +21,8 @@ namespace ttr {
 // gamma_i = relative_i * exp(log_scale); relative may be signed. prior: the weight, on the same scale, of something older than every pair.
 struct Weighing {
   Tensor relative;        // [N, pairs]
-  Tensor log_scale;       // [N]; undefined: 0
-  Tensor prior;           // [N]; undefined: 1
+  Tensor log_scale = {};  // [N]; undefined: 0
+  Tensor prior = {};      // [N]; undefined: 1
   int64_t first = 0;      // pairs before it weigh nothing
 };
 
@@ -85,7 +85,7 @@ template <class O> concept Optimizer = requires(const O& o, const State& s, cons
   { O::demand } -> std::convertible_to<Demand>;
 };
 // Optional members of optimizers:
-//   bool looks_back() const        it reads old pairs at every step, so that they are carried as state; default: demand is linear or weighed
+//   bool looks_back(bool weights_discount) const   it reads old pairs at every step, so that they are carried as state; default: demand is linear or weighed
 
 template <class W, class F, class O> inline constexpr bool fits =
     Weights<W> && FunctionClass<F> && Optimizer<O> &&
@@ -223,7 +223,7 @@ template <class O> struct OptimizerHolder final : Holder<OptimizerModel, O> {
   using Holder<OptimizerModel, O>::Holder;
   Demand demand() const override { return O::demand; }
   bool looks_back(bool discounts) const override {
-    if constexpr (requires { this->value.looks_back(); }) return this->value.looks_back();
+    if constexpr (requires { this->value.looks_back(discounts); }) return this->value.looks_back(discounts);
     return O::demand == Demand::linear || O::demand == Demand::weighed || (O::demand == Demand::incremental && !discounts);
   }
   State start(const State& s) const override { return this->value.start(s); }
@@ -265,6 +265,7 @@ struct AnyOptimizer : detail::Handle<detail::OptimizerModel> {
 // Why this mixture makes no sense, as a sentence; "" when it does. The run-time twin of `fits`.
 std::string misfit(const AnyWeights&, const AnyFunction&, const AnyOptimizer&);
 
+// -- the recipe --------------------------------------------------------------------------------------------------------------------------------
 class Recipe {
  public:
   // The typed front door: a nonsense triple does not compile.
@@ -325,6 +326,7 @@ class Regression {
   Tensor strength(int64_t i, const Shift& shift = {}) const { return recipe_.weights()->strength(view_, i, shift); }
   Tensor next_scale(const Tensor& log_scale) const { return recipe_.weights()->next_scale(log_scale, view_); }
   Design design() const { return recipe_.function()->design(view_); }
+  Tensor features(int64_t i) const;                                           // phi(k_i) [N, P], of a class that is linear in its parameters
   Tensor penalty() const { return recipe_.function()->penalty(view_); }
   Pack solved(const Tensor& solution) const { return recipe_.function()->solved(solution); }
   Tensor targets() const { return view_.all("v"); }                           // [N, pairs, V]

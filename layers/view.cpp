@@ -43,7 +43,7 @@ Tensor View::pair(std::string_view slot, int64_t i) const {
 }
 Tensor View::all(std::string_view slot) const {
   Tensors values;
-  for (int64_t i = 0; i < pairs_; ++i) values.push_back(pair(slot, i));
+  for (int64_t i = first_; i < pairs_; ++i) values.push_back(pair(slot, i));
   return stack(values, 1);
 }
 Tensor View::head(std::string_view slot) const {

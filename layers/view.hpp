@@ -35,7 +35,9 @@ class View {
   int64_t key_dim() const { return line_->key_dim; }       // K
   int64_t value_dim() const { return line_->value_dim; }   // V
   int64_t writes() const { return line_->writes; }
-  int64_t pairs() const { return pairs_; }                 // visible
+  int64_t pairs() const { return pairs_; }                 // pairs [first, pairs) are visible
+  int64_t first() const { return first_; }
+  int64_t count() const { return pairs_ - first_; }
   int64_t time() const { return time_; }                   // index of this token among the visible ones
   int64_t position(int64_t token) const { return line_->position - line_->past + token; }   // of a visible token, in the whole sequence
   int64_t token_of(int64_t i) const { return i / line_->writes; }
@@ -44,14 +46,15 @@ class View {
   bool has(std::string_view slot) const { return line_->tracks.find(slot) != line_->tracks.end(); }
   Tensor now(std::string_view slot) const;                 // this token's value [N, ...]
   Tensor pair(std::string_view slot, int64_t i) const;     // of pair i: its own, or its token's [N, ...]
-  Tensor all(std::string_view slot) const;                 // of the visible pairs [N, pairs, ...]
+  Tensor all(std::string_view slot) const;                 // of the visible pairs [N, count, ...]
   Tensor head(std::string_view slot) const;                // learned or frozen, one a head [N, ...]
   View strictly_before() const { return View(*line_, time_, pairs_ - line_->writes); }   // the same clock without this token's pairs
+  View only(int64_t i) const { View v(*line_, time_, i + 1); v.first_ = i; return v; }   // the same clock with pair i alone
 
  private:
   const Timeline::Track& track(std::string_view slot) const;
   const Timeline* line_;
-  int64_t time_, pairs_;
+  int64_t time_, pairs_, first_ = 0;
 };
 
 }  // namespace ttr
