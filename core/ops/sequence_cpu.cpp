@@ -11,8 +11,9 @@
 namespace ttr::cpu {
 namespace {
 
-constexpr int64_t kChannels = 64, kTokens = 64;   // a tile
-constexpr int kTaps = 4;                           // summed in registers where all of them lie inside the tokens
+constexpr int64_t kChannels = 256, kTokens = 64;   // a tile
+constexpr int64_t kNarrow = 64;                    // channels of a tile of d_weight, the one loop that has no batch to share out
+constexpr int kTaps = 4;                            // summed in registers where all of them lie inside the tokens
 
 // `taps` of them over one tile: y[t, d] += sum_j w[j, d] x[t + j step, d], j ascending; rows `stride` apart, w rows kChannels apart
 template <int taps, class T> TTR_SIMD_INLINE void add_rows(int64_t tokens, int64_t channels, int64_t stride, int64_t step, const T* __restrict w, const T* __restrict x, T* __restrict y) {
@@ -128,11 +129,11 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
       }
     });
   if (!p.d_weight && !p.d_bias) return Status::ok;
-  T unit[kChannels];
-  std::fill(unit, unit + kChannels, T(1));
-  parallel_for(across, 1, [&](int64_t begin, int64_t end) {
+  T unit[kNarrow];
+  std::fill(unit, unit + kNarrow, T(1));
+  parallel_for(tiles(D, kNarrow), 1, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t d0 = tile * kChannels, channels = std::min(kChannels, D - d0);
+      const int64_t d0 = tile * kNarrow, channels = std::min(kNarrow, D - d0);
       if (p.d_weight)
         for (int64_t d = 0; d < channels * W; ++d) p.d_weight[d0 * W + d] = T(0);
       if (p.d_bias) std::fill(p.d_bias + d0, p.d_bias + d0 + channels, T(0));
@@ -140,12 +141,12 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
         for (int64_t t0 = 0; t0 < T1; t0 += kTokens) {                               // block sums first: they keep long f32 sums short
           const int64_t t1 = std::min(t0 + kTokens, T1);
           const T* dy = p.dy + b * T1 * D + d0;                                      // [T, D]
-          T sums[kChannels];
+          T sums[kNarrow];
           if (p.d_weight) {
             const T* x = p.x + b * T1 * D + d0;                                      // [T, D]
             const T* past = p.past ? p.past + b * (W - 1) * D + d0 : nullptr;        // [W-1, D]
             for (int64_t j = 0; j < W; ++j) {
-              std::fill(sums, sums + kChannels, T(0));
+              std::fill(sums, sums + kNarrow, T(0));
               const int64_t inside = std::clamp(j, t0, t1);
               if (past && inside > t0) dot_tap(inside - t0, channels, D, dy + t0 * D, past + (W - 1 + t0 - j) * D, sums);   // y_t = ... w[:, j] past[:, W-1+t-j]
               if (inside < t1) dot_tap(t1 - inside, channels, D, dy + inside * D, x + (inside - j) * D, sums);              // y_t = ... w[:, j] x_{t-j}
@@ -153,7 +154,7 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
             }
           }
           if (p.d_bias) {
-            std::fill(sums, sums + kChannels, T(0));
+            std::fill(sums, sums + kNarrow, T(0));
             for (int64_t t = t0; t < t1; ++t) add_taps(1, 1, channels, D, 0, unit, dy + t * D, sums);                              // y_t = ... + b
             for (int64_t d = 0; d < channels; ++d) p.d_bias[d0 + d] += sums[d];
           }
