@@ -11,7 +11,7 @@ Tensor variable(const Tensor& x);
 struct GradOptions {
   bool create_graph = false;    // record the sweep itself, so that its result can be differentiated again
   bool consume = false;         // free each saved value as the sweep passes it; the graph cannot be swept again
-  std::function<void(size_t x, const Tensor& dx)> ready;   // xs[x]'s derivative is final (its producers may still be pending)
+  std::function<void(size_t x, const Tensor& dx)> ready = nullptr;   // xs[x]'s derivative is final (its producers may still be pending)
 };
 
 // The vector-Jacobian products sum_j dys[j] . d ys[j] / d xs[i], shaped like xs[i]. Undefined dys[j] means ones (of a scalar ys[j]).

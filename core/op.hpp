@@ -14,7 +14,7 @@ struct Meta { Shape shape; Dtype dtype = Dtype::f32; Device device; };
 // What a backward is shown.
 class Sweep {
  public:
-  Sweep(const Node& node, const Tensors& dys) : node_(node), dys_(dys) {}
+  Sweep(const Node& node, const Tensors& dys, const uint8_t* needs) : node_(node), dys_(dys), needs_(needs) {}
   const Tensor& x(int i = 0) const;          // kept input
   Tensor y(int i = 0) const;                 // kept output, attached to the graph while derivatives of derivatives are recorded
   const Tensor& dy(int i = 0) const { return dys_[i]; }   // undefined when nothing flows into output i
@@ -25,6 +25,7 @@ class Sweep {
  private:
   const Node& node_;
   const Tensors& dys_;
+  const uint8_t* needs_;
 };
 
 enum Keep : unsigned { keep_nothing = 0, keep_inputs = 1, keep_outputs = 2 };

@@ -155,7 +155,7 @@ class PrivatePool {
   PrivatePool();
   ~PrivatePool();
   PrivatePool(const PrivatePool&) = delete;
-  struct Use { explicit Use(PrivatePool&); ~Use(); uint32_t before; };
+  struct Use { explicit Use(PrivatePool&); ~Use(); Use(const Use&) = delete; uint32_t before; };
 
  private:
   uint32_t id_;
