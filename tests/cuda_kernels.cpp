@@ -500,7 +500,8 @@ template <class T> void check_cross_entropy(int64_t rows, int64_t n) {
   OK(cuda::cross_entropy_backward(rows, n, rx.at(), r_labels.at(), r_saved.at(), r_g.at(), rdx.at(), cuda::stream()));
   close<A>("loss" + what, r_loss.values(), loss, 8);   // a difference of numbers up to 8
   close<A>("lse" + what, r_lse.values(), lse);
-  close<T>("dx" + what, rdx.values(), dx, 1e-3);
+  // at the label dx is a difference of numbers of the size of g, and f32 rounds lse and both of them
+  close<T>("dx" + what, rdx.values(), dx, std::is_same_v<T, float> ? g : 1e-3);
 }
 
 template <class T> void check_conv(int64_t B, int64_t tokens, int64_t D, int64_t W, bool full) {
@@ -746,7 +747,7 @@ TEST_CASE_TEMPLATE("cuda kernels: norms", T, double, float, bf16) {
     for (bool weighted : {false, true}) {
       for (int64_t n : {0, 1, 2, 33, 128, 1030, 7001}) check_norm<T>(n > 1000 ? 5 : 37, n, centred, weighted);
       check_norm<T>(0, 5, centred, weighted);
-      check_norm<T>(9001, 40, centred, weighted);
+      check_norm<T>(9001, 24, centred, weighted);   // more rows than parts hold 64 of
     }
 }
 
