@@ -23,8 +23,10 @@ struct bf16 {
     bits = (u & 0x7fffffffu) > 0x7f800000u ? uint16_t((u >> 16) | 0x40u) : uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
   TTR_BOTH explicit bf16(double x) : bf16(float(x)) {}
+  TTR_BOTH explicit bf16(int32_t x) : bf16(float(x)) {}
   TTR_BOTH explicit operator float() const { return std::bit_cast<float>(uint32_t(bits) << 16); }
   TTR_BOTH explicit operator double() const { return double(float(*this)); }
+  TTR_BOTH explicit operator int32_t() const { return int32_t(float(*this)); }
 };
 
 // The type that sums, states, gates and solves use for operands of type T.

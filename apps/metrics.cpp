@@ -1,0 +1,82 @@
+// Writing and reading metrics.jsonl.
+#include <ttr/apps/metrics.hpp>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <system_error>
+#include <utility>
+#include <nlohmann/json.hpp>
+#include <ttr/core/error.hpp>
+
+namespace ttr {
+namespace {
+
+std::string number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
+
+}  // namespace
+
+MetricsWriter::MetricsWriter(std::string path, bool append) : path_(std::move(path)) {
+  if (append) {
+    // A line that an interrupted run did not end would swallow the next one.
+    std::ifstream in(path_, std::ios::binary);
+    const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+    if (!text.empty() && text.back() != '\n') {
+      const std::size_t end = text.rfind('\n');
+      std::error_code failed;
+      std::filesystem::resize_file(path_, end == std::string::npos ? 0 : end + 1, failed);
+      if (failed) throw refuse("metrics", "file {} ends in half a line that cannot be cut off ({}), needs to be writable", path_, failed.message());
+    }
+  }
+  file_ = std::fopen(path_.c_str(), append ? "ab" : "wb");
+  if (file_ == nullptr) throw refuse("metrics", "file {} cannot be opened ({}), needs to be writable", path_, std::strerror(errno));
+}
+
+MetricsWriter::~MetricsWriter() { std::fclose(file_); }
+
+void MetricsWriter::write(const Measured& measured) {
+  const std::string line = fmt::format(R"({{"step": {}, "loss": {}, "val_loss": {}, "lr": {}, "grad_norm": {}, "tokens_per_s": {}}})"
+                                       "\n",
+                                       measured.step, number(measured.loss), measured.val_loss ? number(*measured.val_loss) : "null", number(measured.lr),
+                                       number(measured.grad_norm), number(measured.tokens_per_s));
+  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
+    throw refuse("metrics", "file {} took no more lines ({}), needs room on the disk", path_, std::strerror(errno));
+  }
+}
+
+Metrics read_metrics(const std::string& path) {
+  if (std::filesystem::is_directory(path)) throw refuse("metrics", "file {} is a directory, needs to be a metrics.jsonl", path);
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw refuse("metrics", "file {} cannot be opened, needs to exist and be readable", path);
+  Metrics metrics;
+  const std::pair<const char*, std::vector<double>*> fields[] = {{"step", &metrics.step}, {"loss", &metrics.loss}, {"val_loss", &metrics.val_loss},
+                                                                {"lr", &metrics.lr}, {"grad_norm", &metrics.grad_norm},
+                                                                {"tokens_per_s", &metrics.tokens_per_s}};
+  std::string line;
+  for (std::int64_t at = 1; std::getline(in, line); ++at) {
+    const bool torn = in.eof();   // the last line, without its newline
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const nlohmann::json object = nlohmann::json::parse(line, nullptr, false);
+    if (!object.is_object()) {
+      if (torn && object.is_discarded()) break;
+      throw refuse("metrics", "line {} of {} is {}, needs a JSON object", at, path, object.is_discarded() ? "not JSON" : object.type_name());
+    }
+    const auto step = object.find("step");
+    if (step == object.end() || !step->is_number()) {
+      throw refuse("metrics", "line {} of {} has {} step, needs a number", at, path, step == object.end() ? "no" : "a wrong");
+    }
+    for (const auto& [name, values] : fields) {
+      const auto field = object.find(name);
+      if (field != object.end() && !field->is_number() && !field->is_null()) {
+        throw refuse("metrics", "field {} in line {} of {} is {}, needs a number or null", name, at, path, field->type_name());
+      }
+      values->push_back(field != object.end() && field->is_number() ? field->get<double>() : std::numeric_limits<double>::quiet_NaN());
+    }
+  }
+  return metrics;
+}
+
+}  // namespace ttr

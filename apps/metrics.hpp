@@ -1,0 +1,42 @@
+// metrics.jsonl: what training measured, one JSON object a logged step:
+//   {"step": 100, "loss": 2.1, "val_loss": null, "lr": 0.001, "grad_norm": 0.7, "tokens_per_s": 51000.0}
+// val_loss is null where it was not evaluated; a number that is not finite is null too, since JSON has no word for it.
+#pragma once
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace ttr {
+
+struct Measured {
+  std::int64_t step = 0;
+  double loss = 0;
+  std::optional<double> val_loss = {};
+  double lr = 0, grad_norm = 0, tokens_per_s = 0;
+};
+
+class MetricsWriter {
+ public:
+  explicit MetricsWriter(std::string path, bool append = false);   // append: after what a resumed run left, a torn last line cut off
+  ~MetricsWriter();
+  MetricsWriter(const MetricsWriter&) = delete;
+  MetricsWriter& operator=(const MetricsWriter&) = delete;
+
+  void write(const Measured& measured);   // in the file when it returns
+
+ private:
+  std::string path_;
+  std::FILE* file_ = nullptr;
+};
+
+struct Metrics {   // one entry a line; NaN for null and for a field that is not there
+  std::vector<double> step, loss, val_loss, lr, grad_norm, tokens_per_s;   // [lines] each
+};
+
+// Skips empty lines, unknown fields, and a last line without its newline that does not parse (an interrupted run). Anything else that is wrong is one
+// sentence with the number of the line.
+Metrics read_metrics(const std::string& path);
+
+}  // namespace ttr

@@ -1,0 +1,80 @@
+// Norms over the last axis of x [..., D], weight and bias [D] or undefined.
+//   rms_norm    (arXiv 1910.07467)  y = x / sqrt(mean x^2 + eps) * weight
+//   layer_norm  (arXiv 1607.06450)  y = (x - mean) / sqrt(var + eps) * weight + bias
+//   l2_norm                         y = x / sqrt(sum x^2 + eps)
+#include <ttr/core/dispatch.hpp>
+#include <ttr/core/op.hpp>
+#include <ttr/core/ops.hpp>
+#include <ttr/core/ops/norm_kernel.hpp>
+
+namespace ttr {
+namespace {
+
+struct SavedNorm { Tensor mean, rstd; };   // [rows] each, in the wide dtype; mean undefined for rms_norm
+
+void check_scale(const char* where, const char* name, const Tensor& x, const Tensor& w) {
+  if (!w.defined()) return;
+  same_kind(where, x, w);
+  if (w.rank() != 1 || w.size(0) != x.size(-1))
+    throw refuse(where, "{} is {}, needs [{}], the last axis of x {}", name, to_string(w.shape()), x.size(-1), to_string(x.shape()));
+}
+
+// One body for both norms: they differ in whether the mean is taken out.
+Tensor norm(const char* where, bool centred, const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  if (x.rank() < 1) throw refuse(where, "x is a scalar, needs at least one axis");
+  check_scale(where, "weight", x, weight);
+  check_scale(where, "bias", x, bias);
+  const int64_t n = x.size(-1), rows = n ? x.count() / n : 0;
+  const Options wide_like{wide(x.dtype()), x.device()};
+  Tensor y = empty(x.shape(), like(x)), mean, rstd = empty({rows}, wide_like);
+  if (centred) mean = empty({rows}, wide_like);
+  dispatch(where, x, [&]<class T>(auto place) {
+    const NormForward<T> p{rows, n, in<T>(x), in<T>(weight), in<T>(bias), Wide<T>(eps), out<T>(y), out<Wide<T>>(mean), out<Wide<T>>(rstd)};
+    if constexpr (place.cuda) must(where, centred ? cuda::layer_norm_forward<T>(p, place.stream) : cuda::rms_norm_forward<T>(p, place.stream));
+    else must(where, centred ? cpu::layer_norm_forward<T>(p) : cpu::rms_norm_forward<T>(p));
+  });
+
+  Tensors inputs{x};
+  const int at_weight = weight.defined() ? 1 : -1, at_bias = bias.defined() ? (weight.defined() ? 2 : 1) : -1;   // where they stand among the inputs
+  if (weight.defined()) inputs.push_back(weight);
+  if (bias.defined()) inputs.push_back(bias);
+  auto backward = [=](const SavedNorm& saved, const Sweep& s) {
+    const Tensor& x = s.x();
+    const Tensor w = at_weight > 0 ? s.x(at_weight) : Tensor();
+    const auto fresh = [&](int i, const Shape& shape) { return i >= 0 && s.needs(i) ? empty(shape, like(x)) : Tensor(); };
+    Tensor dx = fresh(0, x.shape()), d_weight = fresh(at_weight, {n}), d_bias = fresh(at_bias, {n});
+    dispatch(where, x, [&]<class T>(auto place) {
+      const NormBackward<T> p{rows, n, in<T>(x), in<T>(w), in<Wide<T>>(saved.mean), in<Wide<T>>(saved.rstd), in<T>(s.dy()), out<T>(dx), out<T>(d_weight), out<T>(d_bias)};
+      if constexpr (place.cuda) {
+        const Scratch scratch(cuda::norm_workspace<T>(p), x.device());
+        must(where, centred ? cuda::layer_norm_backward<T>(p, scratch, place.stream) : cuda::rms_norm_backward<T>(p, scratch, place.stream));
+      } else {
+        const Scratch scratch(cpu::norm_workspace<T>(p), x.device());
+        must(where, centred ? cpu::layer_norm_backward<T>(p, scratch) : cpu::rms_norm_backward<T>(p, scratch));   // y = norm(x) w + b
+      }
+    });
+    Tensors d{dx};
+    if (at_weight > 0) d.push_back(d_weight);
+    if (at_bias > 0) d.push_back(d_bias);
+    return d;
+  };
+  auto define = [=](const Tensors& inputs) {
+    const Tensor h = centred ? inputs[0] - ttr::mean(inputs[0], -1, true) : inputs[0];
+    Tensor y = h * rsqrt(ttr::mean(square(h), -1, true) + eps);
+    if (at_weight > 0) y = y * inputs[at_weight];
+    if (at_bias > 0) y = y + inputs[at_bias];
+    return Tensors{y};
+  };
+  return kernel_op(where, {y}, inputs, SavedNorm{mean, rstd}, backward, define)[0];
+}
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return norm("rms_norm", false, x, weight, {}, eps); }
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) { return norm("layer_norm", true, x, weight, bias, eps); }
+Tensor l2_norm(const Tensor& x, double eps) {
+  if (x.rank() < 1) throw refuse("l2_norm", "x is a scalar, needs at least one axis");
+  return x * rsqrt(sum(square(x), -1, true) + eps);
+}
+
+}  // namespace ttr

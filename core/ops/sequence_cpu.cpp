@@ -1,0 +1,174 @@
+// CPU short causal convolution and rotary embedding. Equations: sequence_kernel.hpp.
+// The convolution walks tiles of channels and tokens, so that a tile stays in the first-level cache while the taps pass over it. d_weight is summed
+// by one thread a tile of channels in the order of tokens: the same bits for any number of threads.
+#include <algorithm>
+#include <cmath>
+#include <ttr/core/ops/sequence_kernel.hpp>
+#include <ttr/core/parallel.hpp>
+#include <ttr/core/simd.hpp>
+
+namespace ttr::cpu {
+namespace {
+
+constexpr int64_t kChannels = 64, kTokens = 64;   // a tile
+
+// One tap over one tile: y[t, d] += w[d] x[t, d]; rows `stride` apart
+template <class T> TTR_SIMD_INLINE void add_rows(int64_t tokens, int64_t channels, int64_t stride, const T* __restrict w, const T* __restrict x, T* __restrict y) {
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t d = 0; d < channels; ++d) y[t * stride + d] += w[d] * x[t * stride + d];
+}
+TTR_SIMD_CLONES void add_tap(int64_t tokens, int64_t channels, int64_t stride, const float* w, const float* x, float* y) { add_rows(tokens, channels, stride, w, x, y); }
+TTR_SIMD_CLONES void add_tap(int64_t tokens, int64_t channels, int64_t stride, const double* w, const double* x, double* y) { add_rows(tokens, channels, stride, w, x, y); }
+
+// sums[d] = sum_t dy[t, d] x[t, d]
+template <class T> TTR_SIMD_INLINE void dot_rows(int64_t tokens, int64_t channels, int64_t stride, const T* __restrict dy, const T* __restrict x, T* __restrict sums) {
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t d = 0; d < channels; ++d) sums[d] += dy[t * stride + d] * x[t * stride + d];
+}
+TTR_SIMD_CLONES void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const float* dy, const float* x, float* sums) { dot_rows(tokens, channels, stride, dy, x, sums); }
+TTR_SIMD_CLONES void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const double* dy, const double* x, double* sums) { dot_rows(tokens, channels, stride, dy, x, sums); }
+
+template <class T> void tap_of(const T* weight, int64_t width, int64_t j, int64_t channels, T* w) {   // weight [channels, W] -> w [channels]
+  for (int64_t d = 0; d < channels; ++d) w[d] = weight[d * width + j];
+}
+
+int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
+// Pairs of one token's heads are rotated by the same angles: a, b [pairs] of one head, in two halves of the row
+template <class T> TTR_SIMD_INLINE void rotate_row(int64_t pairs, const T* __restrict c, const T* __restrict s, const T* a, const T* b, T* ya, T* yb) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    const T first = a[i], second = b[i];
+    ya[i] = first * c[i] - second * s[i];
+    yb[i] = first * s[i] + second * c[i];
+  }
+}
+TTR_SIMD_CLONES void rotate(int64_t pairs, const float* c, const float* s, const float* a, const float* b, float* ya, float* yb) { rotate_row(pairs, c, s, a, b, ya, yb); }
+TTR_SIMD_CLONES void rotate(int64_t pairs, const double* c, const double* s, const double* a, const double* b, double* ya, double* yb) { rotate_row(pairs, c, s, a, b, ya, yb); }
+
+}  // namespace
+
+template <class T> Status conv_forward(const ConvForward<T>& p) {
+  if (p.batch < 0 || p.tokens < 0 || p.dim < 0 || p.width < 1) return Status::bad_size;
+  const int64_t across = tiles(p.dim, kChannels), along = tiles(p.tokens, kTokens), W = p.width, D = p.dim;
+  parallel_for(p.batch * across * along, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t b = tile / (across * along), t0 = tile / across % along * kTokens, d0 = tile % across * kChannels;
+      const int64_t t1 = std::min(t0 + kTokens, p.tokens), channels = std::min(kChannels, D - d0);
+      const T* x = p.x + b * p.tokens * D + d0;                                // [T, D]
+      const T* past = p.past ? p.past + b * (W - 1) * D + d0 : nullptr;        // [W-1, D]
+      T* y = p.y + b * p.tokens * D + d0;                                      // [T, D]
+      for (int64_t t = t0; t < t1; ++t)
+        for (int64_t d = 0; d < channels; ++d) y[t * D + d] = p.bias ? p.bias[d0 + d] : T(0);
+      T w[kChannels];
+      for (int64_t j = 0; j < W; ++j) {
+        tap_of(p.weight + d0 * W, W, j, channels, w);
+        const int64_t inside = std::clamp(j, t0, t1);                          // tokens before it read the past
+        if (past && inside > t0) add_tap(inside - t0, channels, D, w, past + (W - 1 + t0 - j) * D, y + t0 * D);
+        if (inside < t1) add_tap(t1 - inside, channels, D, w, x + (inside - j) * D, y + inside * D);
+      }
+    }
+  });
+  return Status::ok;
+}
+
+template <class T> Status conv_backward(const ConvBackward<T>& p) {
+  if (p.batch < 0 || p.tokens < 0 || p.dim < 0 || p.width < 1) return Status::bad_size;
+  const int64_t across = tiles(p.dim, kChannels), W = p.width, D = p.dim, T1 = p.tokens;
+  // dx, d_past: position s in [s0, s1) of [-(W-1), T) receives w[:, j] dy[s + j]
+  const auto gather = [&](int64_t b, int64_t d0, int64_t s0, int64_t s1, T* to) {   // to: row of position s0
+    const int64_t channels = std::min(kChannels, D - d0);
+    const T* dy = p.dy + b * T1 * D + d0;                                            // [T, D]
+    for (int64_t s = 0; s < s1 - s0; ++s) std::fill(to + s * D, to + s * D + channels, T(0));
+    T w[kChannels];
+    for (int64_t j = 0; j < W; ++j) {
+      const int64_t first = std::max(s0, -j), last = std::min(s1, T1 - j);
+      if (first >= last) continue;
+      tap_of(p.weight + d0 * W, W, j, channels, w);
+      add_tap(last - first, channels, D, w, dy + (first + j) * D, to + (first - s0) * D);   // y_t = sum_j w[:, j] x_{t-j}
+    }
+  };
+  if (p.dx) {
+    const int64_t along = tiles(T1, kTokens);
+    parallel_for(p.batch * across * along, 4, [&](int64_t begin, int64_t end) {
+      for (int64_t tile = begin; tile < end; ++tile) {
+        const int64_t b = tile / (across * along), t0 = tile / across % along * kTokens, d0 = tile % across * kChannels;
+        gather(b, d0, t0, std::min(t0 + kTokens, T1), p.dx + (b * T1 + t0) * D + d0);
+      }
+    });
+  }
+  if (p.d_past && W > 1)
+    parallel_for(p.batch * across, 4, [&](int64_t begin, int64_t end) {
+      for (int64_t tile = begin; tile < end; ++tile) {
+        const int64_t b = tile / across, d0 = tile % across * kChannels;
+        gather(b, d0, -(W - 1), 0, p.d_past + b * (W - 1) * D + d0);
+      }
+    });
+  if (!p.d_weight && !p.d_bias) return Status::ok;
+  T unit[kChannels];
+  std::fill(unit, unit + kChannels, T(1));
+  parallel_for(across, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t d0 = tile * kChannels, channels = std::min(kChannels, D - d0);
+      if (p.d_weight)
+        for (int64_t d = 0; d < channels * W; ++d) p.d_weight[d0 * W + d] = T(0);
+      if (p.d_bias) std::fill(p.d_bias + d0, p.d_bias + d0 + channels, T(0));
+      for (int64_t b = 0; b < p.batch; ++b)
+        for (int64_t t0 = 0; t0 < T1; t0 += kTokens) {                               // block sums first: they keep long f32 sums short
+          const int64_t t1 = std::min(t0 + kTokens, T1);
+          const T* dy = p.dy + b * T1 * D + d0;                                      // [T, D]
+          T sums[kChannels];
+          if (p.d_weight) {
+            const T* x = p.x + b * T1 * D + d0;                                      // [T, D]
+            const T* past = p.past ? p.past + b * (W - 1) * D + d0 : nullptr;        // [W-1, D]
+            for (int64_t j = 0; j < W; ++j) {
+              std::fill(sums, sums + kChannels, T(0));
+              const int64_t inside = std::clamp(j, t0, t1);
+              if (past && inside > t0) dot_tap(inside - t0, channels, D, dy + t0 * D, past + (W - 1 + t0 - j) * D, sums);   // y_t = ... w[:, j] past[:, W-1+t-j]
+              if (inside < t1) dot_tap(t1 - inside, channels, D, dy + inside * D, x + (inside - j) * D, sums);              // y_t = ... w[:, j] x_{t-j}
+              for (int64_t d = 0; d < channels; ++d) p.d_weight[(d0 + d) * W + j] += sums[d];
+            }
+          }
+          if (p.d_bias) {
+            std::fill(sums, sums + kChannels, T(0));
+            for (int64_t t = t0; t < t1; ++t) add_tap(1, channels, D, unit, dy + t * D, sums);                              // y_t = ... + b
+            for (int64_t d = 0; d < channels; ++d) p.d_bias[d0 + d] += sums[d];
+          }
+        }
+    }
+  });
+  return Status::ok;
+}
+
+template <class T> Status rotary(const RotarySizes& p, const T* x, T* y) {   // x, y [B, T, H, D]
+  if (p.batch < 0 || p.tokens < 0 || p.heads < 0 || p.dim < 0 || p.dim % 2 != 0) return Status::bad_size;
+  constexpr int64_t kPairs = 256;
+  const int64_t half = p.dim / 2;
+  const double fall = half ? -std::log(p.base) / double(half) : 0;           // angles in double: a late token times a fast pair loses bits in f32
+  parallel_for(p.tokens, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, p.batch * p.heads * half)), [&](int64_t begin, int64_t end) {
+    T c[kPairs], s[kPairs];
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t i0 = 0; i0 < half; i0 += kPairs) {
+        const int64_t pairs = std::min(kPairs, half - i0);
+        for (int64_t i = 0; i < pairs; ++i) {
+          const double angle = double(p.sign) * double(p.first + t) * std::exp(fall * double(i0 + i));
+          c[i] = T(std::cos(angle));
+          s[i] = T(std::sin(angle));
+        }
+        for (int64_t b = 0; b < p.batch; ++b)
+          for (int64_t h = 0; h < p.heads; ++h) {
+            const int64_t at = ((b * p.tokens + t) * p.heads + h) * p.dim + i0;
+            rotate(pairs, c, s, x + at, x + at + half, y + at, y + at + half);
+          }
+      }
+  });
+  return Status::ok;
+}
+
+template Status conv_forward<float>(const ConvForward<float>&);
+template Status conv_forward<double>(const ConvForward<double>&);
+template Status conv_backward<float>(const ConvBackward<float>&);
+template Status conv_backward<double>(const ConvBackward<double>&);
+template Status rotary<float>(const RotarySizes&, const float*, float*);
+template Status rotary<double>(const RotarySizes&, const double*, double*);
+
+}  // namespace ttr::cpu

@@ -1,0 +1,54 @@
+// Feature maps phi: what a LinearMap is linear in. Applied to q and k alike (layers.md S18).
+// A feature map: slots(), size(K) and map(x [N, K], View, token) -> [N, size].
+#pragma once
+#include <ttr/layers/recipe.hpp>
+
+namespace ttr {
+
+template <class P> concept FeatureMap = HasSlots<P> && requires(const P& p, const Tensor& x, const View& view, int64_t token) {
+  { p.size(token) } -> std::same_as<int64_t>;
+  { p.map(x, view, token) } -> std::same_as<Tensor>;
+};
+
+namespace detail {
+struct FeatureModel : Described {
+  virtual int64_t size(int64_t key_dim) const = 0;
+  virtual Tensor map(const Tensor& x, const View&, int64_t token) const = 0;
+};
+template <class P> struct FeatureHolder final : Holder<FeatureModel, P> {
+  using Holder<FeatureModel, P>::Holder;
+  int64_t size(int64_t key_dim) const override { return this->value.size(key_dim); }
+  Tensor map(const Tensor& x, const View& view, int64_t token) const override { return this->value.map(x, view, token); }
+};
+}  // namespace detail
+
+struct AnyFeature : detail::Handle<detail::FeatureModel> {
+  using Handle::Handle;
+  template <FeatureMap P> AnyFeature(P p) : Handle(std::make_shared<detail::FeatureHolder<P>>(std::move(p))) {}
+  static AnyFeature parse(const std::string& text);   // through the vocabulary
+};
+
+struct Identity {
+  static constexpr const char* name = "identity";
+  std::vector<Slot> slots() const { return {}; }
+  int64_t size(int64_t key_dim) const { return key_dim; }
+  Tensor map(const Tensor& x, const View&, int64_t) const { return x; }
+};
+
+// Taylor-2 (Based, arXiv 2402.18668): [1; x'; x'_i^2 / sqrt 2; x'_i x'_j (i < j)] with x' = x K^{-1/4}, so phi(q).phi(k) = 1 + s + s^2/2, s = q.k / sqrt K.
+struct Taylor2 {
+  static constexpr const char* name = "taylor2";
+  std::vector<Slot> slots() const { return {}; }
+  int64_t size(int64_t key_dim) const { return 1 + key_dim + key_dim * (key_dim + 1) / 2; }
+  Tensor map(const Tensor& x, const View&, int64_t) const;
+};
+
+// 1 + ELU (arXiv 2006.16236): x > 0 ? x + 1 : e^x.
+struct Elu1 {
+  static constexpr const char* name = "elu1";
+  std::vector<Slot> slots() const { return {}; }
+  int64_t size(int64_t key_dim) const { return key_dim; }
+  Tensor map(const Tensor& x, const View&, int64_t) const;
+};
+
+}  // namespace ttr

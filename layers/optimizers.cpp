@@ -1,0 +1,106 @@
+#include <ttr/core/ops.hpp>
+#include <ttr/layers/functions.hpp>
+#include <ttr/layers/optimizers.hpp>
+
+namespace ttr {
+
+Tensor detail::per_row(const Tensor& x, const Tensor& p) {
+  Shape s{x.size(0)};
+  while (s.rank() < p.rank()) s.push_back(1);
+  return reshape(x, s);
+}
+
+State Proximal::advance(const State& s, const Regression& r) const {
+  State next = s;
+  next.theta = r.discount(s.theta, s.initial);
+  for (int64_t i = r.newest(); i < r.view().pairs(); ++i) {
+    const Tensor phi = r.features(i);                                                  // [N, P]
+    const Tensor delta = r.view().pair("step_size", i);                                // [N]
+    const Tensor step = delta / (1.0 + delta * dot(phi, phi));
+    const Pack g = r.gradient(next.theta, i);
+    for (size_t j = 0; j < g.parts.size(); ++j) {
+      Tensor& p = next.theta.parts[j].second;
+      p = p - detail::per_row(step, p) * g.parts[j].second;
+    }
+  }
+  return next;
+}
+
+namespace {
+std::vector<Slot> ridge_slot(Ridge ridge, bool per_channel) {
+  if (ridge == Ridge::none) return {};
+  return {{"ridge", Per::head, per_channel ? std::vector<Extent>{key_size} : std::vector<Extent>{}, positive, 1}};
+}
+}  // namespace
+
+System normal_equations(const Regression& r, Ridge ridge, bool per_channel) {
+  const Weighing w = r.weigh();
+  const Design d = r.design();
+  const int64_t n = r.view().rows(), pairs = r.view().pairs();
+  const Tensor weighted = d.phi * reshape(w.relative, {n, pairs, 1});                   // Gamma Phi
+  Tensor a = matmul(weighted, d.phi, true);                                            // [N, P, P]
+  const Tensor b = matmul(weighted, r.targets(), true);                                // [N, P, V]
+  if (ridge == Ridge::none) return {a, b};
+  Tensor lambda = r.view().head("ridge");                                              // [N] or [N, K]
+  lambda = per_channel ? reshape(lambda, {n, 1, lambda.size(1)}) : reshape(lambda, {n, 1, 1});
+  Tensor strength;                                                                     // [N], on the scale of `relative`
+  if (ridge == Ridge::relative) strength = sum(w.relative, 1);
+  if (ridge == Ridge::decaying) strength = w.prior;
+  if (ridge == Ridge::constant && w.log_scale.defined()) strength = exp(-w.log_scale);
+  if (strength.defined()) lambda = lambda * reshape(strength, {n, 1, 1});
+  return {a + lambda * r.penalty(), b};
+}
+
+std::vector<Slot> Exact::slots() const { return ridge_slot(ridge, per_channel); }
+State Exact::advance(const State& s, const Regression& r) const {
+  State next = s;
+  next.theta = s.initial;
+  if (r.view().pairs() == 0) return next;
+  const System system = normal_equations(r, ridge, per_channel);
+  next.theta = r.solved(solve(system.a, system.b));
+  return next;
+}
+
+std::vector<Slot> ConjugateGradient::slots() const { return ridge_slot(ridge, per_channel); }
+State ConjugateGradient::advance(const State& s, const Regression& r) const {
+  State next = s;
+  next.theta = s.initial;
+  if (r.view().pairs() == 0) return next;
+  const System system = normal_equations(r, ridge, per_channel);
+  const Tensor query = transpose(r.design().query, 1, 2);                               // [N, P, 1]
+  const auto inner = [](const Tensor& u, const Tensor& v) { return sum(u * v, 1, true); };   // [N, 1, 1]
+  Tensor x = zeros(query.shape(), like(query)), residual = query, p = query, rr = inner(query, query);
+  const Tensor zero = zeros(rr.shape(), like(rr)), one = ones(rr.shape(), like(rr));
+  for (int64_t i = 0; i < steps; ++i) {
+    const Tensor ap = matmul(system.a, p), pap = inner(p, ap);
+    const Tensor going = less(zero, pap);                                               // a residual of exactly 0 has arrived
+    const Tensor alpha = where(going, rr / where(going, pap, one), zero);
+    x = x + alpha * p;
+    residual = residual - alpha * ap;
+    const Tensor rr_next = inner(residual, residual);
+    const Tensor beta = where(less(zero, rr), rr_next / where(less(zero, rr), rr, one), zero);
+    p = residual + beta * p;
+    rr = rr_next;
+  }
+  const Tensor y = matmul(x, system.b, true);                                           // [N, 1, V]
+  // The smallest memory that gives this answer to this query.
+  next.theta = r.solved(matmul(query, y) / inner(query, query));
+  return next;
+}
+
+State GradientSteps::advance(const State& s, const Regression& r) const {
+  State next = s;
+  next.theta = s.initial;
+  if (r.view().pairs() == 0) return next;
+  const Weighing w = r.weigh();
+  for (int64_t n = 0; n < steps; ++n) {
+    const Pack g = r.gradient(next.theta, w);
+    for (size_t j = 0; j < g.parts.size(); ++j) {
+      Tensor& p = next.theta.parts[j].second;
+      p = p - detail::per_row(r.view().head("step_size"), p) * g.parts[j].second;
+    }
+  }
+  return next;
+}
+
+}  // namespace ttr

@@ -1,0 +1,50 @@
+// Slot: one input that an ingredient reads. Fold, the command line, the JSON listing, decode and the projections of MemoryLayer are all
+// generated from the slots of a recipe, so a gate of your own needs no change anywhere else.
+#pragma once
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+#include <ttr/core/tensor.hpp>
+
+namespace ttr {
+
+// How often a slot has a value, and so its leading axes as a caller gives it:
+//   token [B, T, H, ...]   write [B, nT, H, ...] (n writes a token)   chunk [B, chunks, H, ...]   head [H, ...] (learned)   frozen [H, ...] (never learned)
+enum class Per { token, write, chunk, head, frozen };
+
+// One trailing size of a slot: a number, or a multiple of the key size K or the value size V.
+struct Extent {
+  enum Of { number, K, V } of = number;
+  int64_t times = 1, over = 1;
+  Extent(int64_t n) : times(n) {}
+  Extent(Of o, int64_t t = 1, int64_t d = 1) : of(o), times(t), over(d) {}
+  int64_t at(int64_t key_dim, int64_t value_dim) const { return (of == K ? key_dim : of == V ? value_dim : 1) * times / over; }
+  std::string text() const;
+};
+inline constexpr auto key_size = Extent::K;      // {key_size} is a shape [K]; {{key_size, 1, 2}} is [K/2]
+inline constexpr auto value_size = Extent::V;
+
+// The values that make sense; also how MemoryLayer maps a projection's output to the slot.
+struct Range {
+  double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
+  bool operator==(const Range&) const = default;
+};
+inline constexpr Range any_value{};
+inline constexpr Range unit_interval{0, 1};
+inline constexpr Range positive{0, std::numeric_limits<double>::infinity()};
+inline constexpr Range log_of_unit{-std::numeric_limits<double>::infinity(), 0};   // the logarithm of something in (0, 1]
+
+struct Slot {
+  std::string name;
+  Per per = Per::token;
+  std::vector<Extent> shape;    // trailing sizes of one head
+  Range range = any_value;
+  double init = 0;              // a learned or gated slot starts near this value
+  bool required = true;         // false: a value that leaves the recipe unchanged stands in
+};
+
+using Slots = std::map<std::string, Tensor>;   // name -> value
+
+}  // namespace ttr

@@ -1,0 +1,121 @@
+#include <ttr/core/ops.hpp>
+#include <ttr/layers/weights.hpp>
+
+namespace ttr {
+
+namespace {
+Tensor column(const Tensor& x) { return reshape(x, {x.count(), 1}); }   // [N] -> [N, 1]
+
+Tensor ones_of(const View& view) { return ones({view.rows(), view.pairs()}, view.options()); }
+
+// x [N] against p [N, ...]
+Tensor per_row(const Tensor& x, const Tensor& p) {
+  Shape s{x.size(0)};
+  while (s.rank() < p.rank()) s.push_back(1);
+  return reshape(x, s);
+}
+}  // namespace
+
+Weighing EvenWeights::weigh(const View& view) const { return {.relative = ones_of(view)}; }
+
+Tensor log_products(const View& view, std::string_view slot) {
+  const Tensor g = view.all(slot);                                  // [N, pairs]; every pair of a token shows its token's value
+  Tensor newer = cumsum(g, 1, true) - g;                            // sum over later pairs
+  if (view.writes() == 1) return newer;
+  Tensors sums;                                                     // with several writes a token, count each later token once
+  Tensor sum = zeros({view.rows()}, view.options());
+  for (int64_t token = (view.pairs() - 1) / view.writes(); token >= 0; --token) {
+    for (int64_t j = 0; j < view.writes(); ++j) sums.push_back(sum);
+    sum = sum + view.pair(slot, token * view.writes());
+  }
+  return reverse(stack(sums, 1), 1);
+}
+
+std::vector<Slot> GeometricWeights::slots() const {
+  std::vector<Extent> shape;
+  if (per == Decay::channel) shape = {{key_size, 1, phase ? 2 : 1}};
+  if (per == Decay::value) shape = {{value_size, 1, phase ? 2 : 1}};
+  if (per == Decay::entry) shape = {value_size, key_size};
+  std::vector<Slot> list{{"log_decay", Per::token, shape, log_of_unit, -0.05}};
+  if (phase) list.push_back({"phase", Per::token, shape});
+  if (write == WriteGate::gate) list.push_back({"write_gate", Per::write, {}, unit_interval, 0.5});
+  if (write == WriteGate::log) list.push_back({"log_write_gate", Per::write, {}});
+  return list;
+}
+
+Pack GeometricWeights::discount(const Pack& theta, const Pack&, const View& view, const Shift& shift) const {
+  Tensor g = view.now("log_decay");
+  if (shift.after.defined()) g = g + (shift.before - shift.after);
+  const Tensor a = exp(g);
+  Pack next = theta;
+  for (auto& [name, p] : next.parts) {
+    if (per == Decay::head) {
+      p = p * per_row(a, p);
+      continue;
+    }
+    const bool matrix = p.rank() == 3;                              // memory [N, V, P]; a normalizer [N, P] forgets with the channels
+    if (per == Decay::value && !matrix) continue;
+    const int axis = per == Decay::value ? 1 : p.rank() - 1;
+    if (per == Decay::entry) {
+      p = p * a;
+      continue;
+    }
+    const auto along = [&](const Tensor& x) { return axis == p.rank() - 1 && matrix ? reshape(x, {x.size(0), 1, x.size(1)}) : axis == 1 && matrix ? reshape(x, {x.size(0), x.size(1), 1}) : x; };
+    if (!phase) {
+      if (a.size(-1) != p.size(axis))
+        throw refuse("geometric", "log_decay has {} channels, the memory has {}, needs as many; features change their number", a.size(-1), p.size(axis));
+      p = p * along(a);
+      continue;
+    }
+    const int64_t half = p.size(axis) / 2;
+    const Tensor re = slice(p, axis, 0, half), im = slice(p, axis, half, 2 * half);
+    const Tensor c = along(a * cos(view.now("phase"))), s = along(a * sin(view.now("phase")));
+    p = concat({re * c - im * s, re * s + im * c}, axis);           // (re + i im) a e^{i phase}
+  }
+  return next;
+}
+
+Weighing GeometricWeights::weigh(const View& view) const {
+  const Tensor g = log_products(view, "log_decay");
+  Tensor relative = exp(g);
+  if (write == WriteGate::gate) relative = relative * view.all("write_gate");
+  const Tensor whole = view.pairs() ? slice(g, 1, 0, 1) : Tensor();
+  Weighing w{.relative = relative};
+  if (view.pairs()) w.prior = reshape(exp(whole + column(view.pair("log_decay", 0))), {view.rows()});
+  return w;
+}
+
+Tensor GeometricWeights::strength(const View& view, int64_t i, const Shift& shift) const {
+  if (write == WriteGate::gate) return view.pair("write_gate", i);
+  if (write == WriteGate::log) return exp(view.pair("log_write_gate", i) - shift.after);
+  return {};
+}
+
+Tensor GeometricWeights::next_scale(const Tensor& log_scale, const View& view) const {
+  if (write != WriteGate::log) return {};
+  Tensor m = view.now("log_decay") + (log_scale.defined() ? log_scale : zeros({view.rows()}, view.options()));
+  for (int64_t i = view.pairs() - view.writes(); i < view.pairs(); ++i) m = maximum(m, view.pair("log_write_gate", i));
+  return m;
+}
+
+std::vector<Slot> KernelWeights::slots() const {
+  std::vector<Slot> list;
+  if (kernel == Kernel::gaussian) list.push_back({"bandwidth", Per::head, {}, positive, 1});
+  if (temperature) list.push_back({"temperature", Per::head, {}, positive, 10});
+  if (forget) list.push_back({"log_decay", Per::token, {}, log_of_unit, -0.05});
+  return list;
+}
+
+Weighing KernelWeights::weigh(const View& view) const {
+  const Tensor q = reshape(view.now("q"), {view.rows(), 1, view.key_dim()});
+  const Tensor k = view.all("k");                                   // [N, pairs, K]
+  Tensor logits;
+  if (kernel == Kernel::exponential) logits = sum(k * q, 2);
+  else logits = column(-0.5 / square(view.head("bandwidth"))) * sum(square(k - q), 2);
+  if (temperature) logits = logits * column(view.head("temperature"));
+  if (forget) logits = logits + log_products(view, "log_decay");
+  const Tensor largest = max(logits, 1);
+  return {.relative = exp(logits - column(largest)), .log_scale = largest};
+}
+
+}  // namespace ttr
