@@ -20,7 +20,8 @@ struct Lexicon {
 };
 
 Lexicon invent(std::uint64_t seed) {
-  static const std::vector<std::string> onsets = {"b", "br", "d", "dr", "f", "g", "gl", "h", "k", "l", "m", "n", "p", "pl", "r", "st", "t", "tr", "v", "w"};
+  static const std::vector<std::string> onsets = {"b", "br", "d", "dr", "f", "g",  "gl", "h",  "k", "l",
+                                                  "m", "n",  "p", "pl", "r", "st", "t",  "tr", "v", "w"};
   static const std::vector<std::string> vowels = {"a", "e", "i", "o", "u", "ai", "ea", "oo"};
   static const std::vector<std::string> codas = {"ck", "d", "g", "l", "ll", "m", "n", "nd", "nt", "r", "rn", "st", "t", "th"};
   std::uint64_t counter = 0;
@@ -48,14 +49,14 @@ Lexicon invent(std::uint64_t seed) {
 
 // Where a sentence stands. Two copies of each phase of the subject remember its number until the verb has agreed with it.
 enum Phase {
-  kSubject,          // before the subject's article
-  kSubjectNoun,      // after it: adjectives, then the noun           x article a | the
-  kAfterSubject,     // after the noun: preposition or verb           x number
-  kInner,            // after a preposition: an article               x number of the subject
-  kInnerNoun,        // the noun inside, whose number is a decoy      x number of the subject x article a | the
-  kAfterInner,       //                                               x number of the subject
-  kObject,           // after the verb: article or adverb
-  kObjectNoun,       //                                               x article a | the
+  kSubject,        // before the subject's article
+  kSubjectNoun,    // after it: adjectives, then the noun           x article a | the
+  kAfterSubject,   // after the noun: preposition or verb           x number
+  kInner,          // after a preposition: an article               x number of the subject
+  kInnerNoun,      // the noun inside, whose number is a decoy      x number of the subject x article a | the
+  kAfterInner,     //                                               x number of the subject
+  kObject,         // after the verb: article or adverb
+  kObjectNoun,     //                                               x article a | the
   kPhases
 };
 
@@ -66,7 +67,9 @@ int state_of(Phase phase, int number = 0, int definite = 0) { return (phase * 2 
 Grammar make_grammar(std::uint64_t seed) {
   const Lexicon lexicon = invent(seed);
   std::vector<std::vector<Grammar::Arc>> arcs(static_cast<std::size_t>(state_of(kPhases)));
-  const auto add = [&](int from, double p, const std::string& word, int to) { arcs[static_cast<std::size_t>(from)].push_back({p, to, word}); };
+  const auto add = [&](int from, double p, const std::string& word, int to) {
+    arcs[static_cast<std::size_t>(from)].push_back({p, to, word});
+  };
   // Words of one class come with Zipf's frequencies.
   const auto add_class = [&](int from, double p, const std::vector<std::string>& words, const std::string& ending, int to) {
     double total = 0;
@@ -182,7 +185,8 @@ double Grammar::nats_per_byte(const std::string& text) const {
     at += taken->word.size();
     state = taken->to;
   }
-  if (at == 0 || text.size() - at > 32) throw refuse("grammar", "text leaves the grammar at byte {} of {}, needs whole sentences from its start", at, text.size());
+  if (at == 0 || text.size() - at > 32)
+    throw refuse("grammar", "text leaves the grammar at byte {} of {}, needs whole sentences from its start", at, text.size());
   return nats / static_cast<double>(at);
 }
 

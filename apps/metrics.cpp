@@ -28,7 +28,8 @@ MetricsWriter::MetricsWriter(std::string path, bool append) : path_(std::move(pa
       const std::size_t end = text.rfind('\n');
       std::error_code failed;
       std::filesystem::resize_file(path_, end == std::string::npos ? 0 : end + 1, failed);
-      if (failed) throw refuse("metrics", "file {} ends in half a line that cannot be cut off ({}), needs to be writable", path_, failed.message());
+      if (failed)
+        throw refuse("metrics", "file {} ends in half a line that cannot be cut off ({}), needs to be writable", path_, failed.message());
     }
   }
   file_ = std::fopen(path_.c_str(), append ? "ab" : "wb");
@@ -40,8 +41,8 @@ MetricsWriter::~MetricsWriter() { std::fclose(file_); }
 void MetricsWriter::write(const Measured& measured) {
   const std::string line = fmt::format(R"({{"step": {}, "loss": {}, "val_loss": {}, "lr": {}, "grad_norm": {}, "tokens_per_s": {}}})"
                                        "\n",
-                                       measured.step, number(measured.loss), measured.val_loss ? number(*measured.val_loss) : "null", number(measured.lr),
-                                       number(measured.grad_norm), number(measured.tokens_per_s));
+                                       measured.step, number(measured.loss), measured.val_loss ? number(*measured.val_loss) : "null",
+                                       number(measured.lr), number(measured.grad_norm), number(measured.tokens_per_s));
   if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
     throw refuse("metrics", "file {} took no more lines ({}), needs room on the disk", path_, std::strerror(errno));
   }
@@ -52,9 +53,9 @@ Metrics read_metrics(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw refuse("metrics", "file {} cannot be opened, needs to exist and be readable", path);
   Metrics metrics;
-  const std::pair<const char*, std::vector<double>*> fields[] = {{"step", &metrics.step}, {"loss", &metrics.loss}, {"val_loss", &metrics.val_loss},
-                                                                {"lr", &metrics.lr}, {"grad_norm", &metrics.grad_norm},
-                                                                {"tokens_per_s", &metrics.tokens_per_s}};
+  const std::pair<const char*, std::vector<double>*> fields[] = {
+      {"step", &metrics.step}, {"loss", &metrics.loss},           {"val_loss", &metrics.val_loss},
+      {"lr", &metrics.lr},     {"grad_norm", &metrics.grad_norm}, {"tokens_per_s", &metrics.tokens_per_s}};
   std::string line;
   for (std::int64_t at = 1; std::getline(in, line); ++at) {
     const bool torn = in.eof();   // the last line, without its newline
@@ -62,7 +63,8 @@ Metrics read_metrics(const std::string& path) {
     const nlohmann::json object = nlohmann::json::parse(line, nullptr, false);
     if (!object.is_object()) {
       if (torn && object.is_discarded()) break;
-      throw refuse("metrics", "line {} of {} is {}, needs a JSON object", at, path, object.is_discarded() ? "not JSON" : object.type_name());
+      throw refuse("metrics", "line {} of {} is {}, needs a JSON object", at, path,
+                   object.is_discarded() ? "not JSON" : object.type_name());
     }
     const auto step = object.find("step");
     if (step == object.end() || !step->is_number()) {

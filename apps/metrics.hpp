@@ -35,8 +35,8 @@ struct Metrics {   // one entry a line; NaN for null and for a field that is not
   std::vector<double> step, loss, val_loss, lr, grad_norm, tokens_per_s;   // [lines] each
 };
 
-// Skips empty lines, unknown fields, and a last line without its newline that does not parse (an interrupted run). Anything else that is wrong is one
-// sentence with the number of the line.
+// Skips empty lines, unknown fields, and a last line without its newline that does not parse (an interrupted run). Anything else that is
+// wrong is one sentence with the number of the line.
 Metrics read_metrics(const std::string& path);
 
 }  // namespace ttr

@@ -51,9 +51,11 @@ const GramTable::Gram* GramTable::find(std::uint64_t key) const {
 Ngram::Ngram(std::string_view train, int order) : order_(order) {
   if (order < 0 || order > kLongestContext) throw refuse("ngram", "order is {}, needs 0 to {}", order, kLongestContext);
   if (train.empty()) throw refuse("ngram", "training text is 0 bytes, needs at least 1");
-  if (train.size() > 0xffffffffull) throw refuse("ngram", "training text is {} bytes, needs fewer than 2^32; train on a part of it", train.size());
+  if (train.size() > 0xffffffffull)
+    throw refuse("ngram", "training text is {} bytes, needs fewer than 2^32; train on a part of it", train.size());
   tables_.resize(static_cast<std::size_t>(order) + 2);
-  // From the shortest string up: a string's prefix, one byte shorter and one byte earlier, is already in its table when it is first extended.
+  // From the shortest string up: a string's prefix, one byte shorter and one byte earlier, is already in its table when it is first
+  // extended.
   tables_[0].at(0).count = 1;
   for (std::size_t i = 0; i < train.size(); ++i) {
     for (int n = 0; n <= order && static_cast<std::size_t>(n) <= i; ++n) {
@@ -91,7 +93,8 @@ std::vector<double> Ngram::probabilities(std::string_view context, unsigned char
 }
 
 std::vector<double> Ngram::score(std::string_view text, std::int64_t reset) const {
-  if (text.size() < 2) throw refuse("ngram", "scored text is {} bytes, needs at least 2; the first byte is only ever a context", text.size());
+  if (text.size() < 2)
+    throw refuse("ngram", "scored text is {} bytes, needs at least 2; the first byte is only ever a context", text.size());
   if (reset < 0) throw refuse("ngram", "reset is {}, needs 0 (never) or a positive number of bytes", reset);
   std::vector<double> nats(static_cast<std::size_t>(order_) + 1, 0.0), p(nats.size());
   for (std::size_t i = 1; i < text.size(); ++i) {

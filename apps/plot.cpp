@@ -25,7 +25,8 @@ std::vector<double> nice_ticks(double low, double high, int count) {
   }
   std::vector<double> ticks;
   const double slack = 1e-9 * (high - low);
-  for (double n = std::ceil((low - slack) / step); n * step <= high + slack && ticks.size() < 100; ++n) ticks.push_back(n == 0 ? 0.0 : n * step);
+  for (double n = std::ceil((low - slack) / step); n * step <= high + slack && ticks.size() < 100; ++n)
+    ticks.push_back(n == 0 ? 0.0 : n * step);
   return ticks;
 }
 
@@ -67,11 +68,16 @@ std::vector<std::string> tick_texts(const std::vector<double>& ticks) {
   std::vector<std::string> texts;
   for (const double tick : ticks) {
     const double unit_of = std::abs(tick);
-    if (largest >= 1e13 || largest < 1e-4) texts.push_back(tick == 0 ? "0" : fmt::format("{:.3g}", tick));
-    else if (largest >= 1e4 && unit_of >= 1e9) texts.push_back(spelled(tick, 1e9, "G"));
-    else if (largest >= 1e4 && unit_of >= 1e6) texts.push_back(spelled(tick, 1e6, "M"));
-    else if (largest >= 1e4 && unit_of >= 1e3) texts.push_back(spelled(tick, 1e3, "k"));
-    else texts.push_back(spelled(tick, 1, ""));
+    if (largest >= 1e13 || largest < 1e-4)
+      texts.push_back(tick == 0 ? "0" : fmt::format("{:.3g}", tick));
+    else if (largest >= 1e4 && unit_of >= 1e9)
+      texts.push_back(spelled(tick, 1e9, "G"));
+    else if (largest >= 1e4 && unit_of >= 1e6)
+      texts.push_back(spelled(tick, 1e6, "M"));
+    else if (largest >= 1e4 && unit_of >= 1e3)
+      texts.push_back(spelled(tick, 1e3, "k"));
+    else
+      texts.push_back(spelled(tick, 1, ""));
   }
   return texts;
 }
@@ -116,7 +122,8 @@ Frame frame_of(const Plot& plot, int x_ticks, int y_ticks) {
 int best_point(const Series& series, const Frame& frame) {
   int best = -1;
   for (std::size_t i = 0; i < series.x.size(); ++i) {
-    if (frame.shows(series.x[i], series.y[i]) && (best < 0 || series.y[i] < series.y[static_cast<std::size_t>(best)])) best = static_cast<int>(i);
+    if (frame.shows(series.x[i], series.y[i]) && (best < 0 || series.y[i] < series.y[static_cast<std::size_t>(best)]))
+      best = static_cast<int>(i);
   }
   return best;
 }

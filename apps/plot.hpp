@@ -1,6 +1,6 @@
 // Line plots: one description, drawn as an SVG file for a page or in characters for a terminal.
-// Points whose x or y is not finite are left out and their neighbours joined (a validation loss is missing at most steps); on a logarithmic x axis so are
-// points at x <= 0.
+// Points whose x or y is not finite are left out and their neighbours joined (a validation loss is missing at most steps); on a
+// logarithmic x axis so are points at x <= 0.
 #pragma once
 #include <string>
 #include <vector>
@@ -25,8 +25,9 @@ struct Plot {
   bool log_x = false;
 };
 
-std::string svg(const Plot& plot, int width = 800, int height = 500);          // pixels; follows the reader's light or dark theme
-std::string terminal(const Plot& plot, int width = 78, int height = 20, bool colour = false);   // characters, labels included; ends in a newline
+std::string svg(const Plot& plot, int width = 800, int height = 500);   // pixels; follows the reader's light or dark theme
+std::string terminal(const Plot& plot, int width = 78, int height = 20,
+                     bool colour = false);   // characters, labels included; ends in a newline
 void write_svg(const std::string& path, const Plot& plot);
 
 // What both drawings share: the ranges, the ticks and their texts.
@@ -41,10 +42,10 @@ struct Frame {
 };
 Frame frame_of(const Plot& plot, int x_ticks, int y_ticks);   // about so many ticks
 
-std::vector<double> nice_ticks(double low, double high, int count);      // multiples of 1, 2 or 5 times a power of ten, all in [low, high]
-std::vector<double> nice_log_ticks(double low, double high, int count);  // low and high in log10 units, ticks in units of the data
-std::vector<std::string> tick_texts(const std::vector<double>& ticks);   // as many decimals as tell them apart; 20k, 1.5M
-int best_point(const Series& series, const Frame& frame);                // index of the lowest shown y, or -1
-int text_columns(const std::string& text);                               // characters, not bytes
+std::vector<double> nice_ticks(double low, double high, int count);       // multiples of 1, 2 or 5 times a power of ten, all in [low, high]
+std::vector<double> nice_log_ticks(double low, double high, int count);   // low and high in log10 units, ticks in units of the data
+std::vector<std::string> tick_texts(const std::vector<double>& ticks);    // as many decimals as tell them apart; 20k, 1.5M
+int best_point(const Series& series, const Frame& frame);                 // index of the lowest shown y, or -1
+int text_columns(const std::string& text);                                // characters, not bytes
 
 }  // namespace ttr

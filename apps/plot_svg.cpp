@@ -1,4 +1,4 @@
-// A plot as SVG: title, legend, grid, curves, dashed references whose labels stand in the right margin and never overlap, and the best point.
+// A plot as SVG: title, legend, grid, curves, dashed references whose labels stand in the right margin and never overlap, best point.
 // Colours of curves are of middle lightness and hold on white and on black; the rest follows the reader's theme by a media query.
 #include <ttr/apps/plot.hpp>
 #include <algorithm>
@@ -34,19 +34,27 @@ std::string escape(const std::string& text) {
       i += 1;
       continue;
     }
-    if (c == '&') out += "&amp;";
-    else if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else if (c == '"') out += "&quot;";
-    else out.append(text, i, length);
+    if (c == '&')
+      out += "&amp;";
+    else if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '"')
+      out += "&quot;";
+    else
+      out.append(text, i, length);
     i += length;
   }
   return out;
 }
 
-// The curve as "x,y x,y ...". Where points are denser than pixels, each column keeps its first, lowest, highest and last: the picture is the same.
+// The curve as "x,y x,y ...". Where points are denser than pixels, each column keeps its first, lowest, highest and last: the picture is
+// the same.
 std::string path_of(const Series& series, const Frame& frame, double left, double top, double wide, double high, std::size_t& shown) {
-  struct Point { double x, y; };
+  struct Point {
+    double x, y;
+  };
   std::vector<Point> points, kept;
   for (std::size_t i = 0; i < series.x.size(); ++i) {
     if (!frame.shows(series.x[i], series.y[i])) continue;
@@ -56,9 +64,11 @@ std::string path_of(const Series& series, const Frame& frame, double left, doubl
   for (std::size_t i = 0; i < points.size();) {
     std::size_t end = i + 1;
     while (end < points.size() && std::floor(points[end].x) == std::floor(points[i].x)) ++end;
-    const auto [low, top_most] = std::minmax_element(points.begin() + static_cast<std::ptrdiff_t>(i), points.begin() + static_cast<std::ptrdiff_t>(end),
-                                                     [](const Point& a, const Point& b) { return a.y < b.y; });
-    std::vector<std::size_t> chosen = {i, static_cast<std::size_t>(low - points.begin()), static_cast<std::size_t>(top_most - points.begin()), end - 1};
+    const auto [low, top_most] =
+        std::minmax_element(points.begin() + static_cast<std::ptrdiff_t>(i), points.begin() + static_cast<std::ptrdiff_t>(end),
+                            [](const Point& a, const Point& b) { return a.y < b.y; });
+    std::vector<std::size_t> chosen = {i, static_cast<std::size_t>(low - points.begin()),
+                                       static_cast<std::size_t>(top_most - points.begin()), end - 1};
     std::sort(chosen.begin(), chosen.end());
     chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
     for (const std::size_t k : chosen) kept.push_back(points[k]);
@@ -72,12 +82,12 @@ std::string path_of(const Series& series, const Frame& frame, double left, doubl
 // Heights for labels that want to stand at `wanted` (sorted), at least kLabelGap apart and inside [top, bottom] if they fit.
 std::vector<double> spread(std::vector<double> wanted, double top, double bottom) {
   for (std::size_t i = 0; i < wanted.size(); ++i) wanted[i] = std::max(wanted[i], i == 0 ? top : wanted[i - 1] + kLabelGap);
-  for (std::size_t i = wanted.size(); i-- > 0;) wanted[i] = std::min(wanted[i], i + 1 == wanted.size() ? bottom : wanted[i + 1] - kLabelGap);
+  for (std::size_t i = wanted.size(); i-- > 0;)
+    wanted[i] = std::min(wanted[i], i + 1 == wanted.size() ? bottom : wanted[i + 1] - kLabelGap);
   return wanted;
 }
 
-template <class... Args>
-void put(std::string& out, fmt::format_string<Args...> text, Args&&... args) {
+template <class... Args> void put(std::string& out, fmt::format_string<Args...> text, Args&&... args) {
   out += fmt::format(text, std::forward<Args>(args)...);
   out += '\n';
 }
@@ -104,7 +114,10 @@ std::string svg(const Plot& plot, int width, int height) {
   const double wide = width - left - right;
 
   // The legend's rows, broken where the next name would not fit.
-  struct Entry { double x; int row; };
+  struct Entry {
+    double x;
+    int row;
+  };
   std::vector<Entry> legend;
   int legend_rows = 0;
   if (plot.series.size() > 1 || (plot.series.size() == 1 && !plot.series[0].name.empty())) {
@@ -125,8 +138,10 @@ std::string svg(const Plot& plot, int width, int height) {
   const auto y_at = [&](double y) { return top + high * (1 - frame.up(y)); };
 
   std::string out;
-  put(out, R"(<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" )"
-        R"(font-family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif" font-size="12">)", width, height);
+  put(out,
+      R"(<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" )"
+      R"(font-family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif" font-size="12">)",
+      width, height);
   put(out, "<title>{}</title>", escape(plot.title));
   out += R"(<style>
 .paper { fill: #ffffff } .ink { fill: #1f2328 } .soft { fill: #59636e }
@@ -139,12 +154,13 @@ std::string svg(const Plot& plot, int width, int height) {
 </style>
 )";
   put(out, R"(<rect class="paper" width="{}" height="{}" rx="6"/>)", width, height);
-  if (!plot.title.empty()) put(out, R"(<text class="ink" x="{:.1f}" y="30" font-size="16" font-weight="600">{}</text>)", left, escape(plot.title));
+  if (!plot.title.empty())
+    put(out, R"(<text class="ink" x="{:.1f}" y="30" font-size="16" font-weight="600">{}</text>)", left, escape(plot.title));
   for (std::size_t i = 0; i < legend.size(); ++i) {
     const double y = title_bottom + 20 * legend[i].row + 8;
     const char* colour = kColours[i % std::size(kColours)];
-    put(out, R"(<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="3" stroke-linecap="round"/>)", legend[i].x + 1.5, y,
-          legend[i].x + 18.5, y, colour);
+    put(out, R"(<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="3" stroke-linecap="round"/>)",
+        legend[i].x + 1.5, y, legend[i].x + 18.5, y, colour);
     put(out, R"(<text class="ink" x="{:.1f}" y="{:.1f}">{}</text>)", legend[i].x + 26, y + 4, escape(plot.series[i].name));
   }
 
@@ -164,15 +180,18 @@ std::string svg(const Plot& plot, int width, int height) {
     put(out, R"(<text class="ink" x="{:.1f}" y="{}" text-anchor="middle">{}</text>)", left + wide / 2, height - 14, escape(plot.x_label));
   }
   if (!plot.y_label.empty()) {
-    put(out, R"--(<text class="ink" transform="translate(22 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>)--", top + high / 2, escape(plot.y_label));
+    put(out, R"--(<text class="ink" transform="translate(22 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>)--", top + high / 2,
+        escape(plot.y_label));
   }
 
   std::vector<double> wanted;
   for (const Line& line : lines) wanted.push_back(y_at(line.y));
   const std::vector<double> placed = spread(wanted, top, bottom);
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    put(out, R"(<line class="line" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke-dasharray="5 4"/>)", left, wanted[i], left + wide, wanted[i]);
-    put(out, R"(<path class="line" d="M{:.1f} {:.1f}L{:.1f} {:.1f}" fill="none" stroke-opacity="0.6"/>)", left + wide, wanted[i], left + wide + 16, placed[i]);
+    put(out, R"(<line class="line" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke-dasharray="5 4"/>)", left, wanted[i], left + wide,
+        wanted[i]);
+    put(out, R"(<path class="line" d="M{:.1f} {:.1f}L{:.1f} {:.1f}" fill="none" stroke-opacity="0.6"/>)", left + wide, wanted[i],
+        left + wide + 16, placed[i]);
     put(out, R"(<text class="soft" x="{:.1f}" y="{:.1f}">{}</text>)", left + wide + 20, placed[i] + 4, escape(lines[i].label));
   }
 
@@ -182,8 +201,9 @@ std::string svg(const Plot& plot, int width, int height) {
     if (shown == 0) continue;
     const char* colour = kColours[i % std::size(kColours)];
     const bool dense = static_cast<double>(shown) > wide / 3;
-    put(out, R"(<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" stroke-opacity="{}" stroke-linejoin="round" stroke-linecap="round"/>)", path,
-          colour, dense ? 1.3 : 2.2, dense ? 0.85 : 1.0);
+    put(out,
+        R"(<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" stroke-opacity="{}" stroke-linejoin="round" stroke-linecap="round"/>)",
+        path, colour, dense ? 1.3 : 2.2, dense ? 0.85 : 1.0);
     if (shown > 40) continue;
     for (std::size_t k = 0; k < plot.series[i].x.size(); ++k) {
       if (!frame.shows(plot.series[i].x[k], plot.series[i].y[k])) continue;
@@ -198,7 +218,8 @@ std::string svg(const Plot& plot, int width, int height) {
     const std::string text = fmt::format("best {:.4g} at {:.10g}", value, where);
     const double half = kCharacter * text_columns(text) / 2;
     const char* anchor = x + half > left + wide ? "end" : x - half < left ? "start" : "middle";
-    put(out, R"(<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="5.5" fill="{}" stroke-width="2"/>)", x, y, kColours[i % std::size(kColours)]);
+    put(out, R"(<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="5.5" fill="{}" stroke-width="2"/>)", x, y,
+        kColours[i % std::size(kColours)]);
     // Above or below the point, wherever fewer points of the curves would lie under the words.
     const double begin = x - (anchor[0] == 'e' ? 2 : anchor[0] == 's' ? 0 : 1) * half, end = begin + 2 * half;
     int above = y - 24 < top ? 1 << 30 : 0, below = y + 24 > bottom ? 1 << 30 : 0;
@@ -210,7 +231,8 @@ std::string svg(const Plot& plot, int width, int height) {
         below += from_best > 8 && from_best < 24;
       }
     }
-    put(out, R"(<text class="ink halo" x="{:.1f}" y="{:.1f}" text-anchor="{}" font-weight="600">{}</text>)", x, above < below ? y - 12 : y + 21, anchor, text);
+    put(out, R"(<text class="ink halo" x="{:.1f}" y="{:.1f}" text-anchor="{}" font-weight="600">{}</text>)", x,
+        above < below ? y - 12 : y + 21, anchor, text);
   }
   if (frame.empty) {
     put(out, R"(<text class="soft" x="{:.1f}" y="{:.1f}" text-anchor="middle">no finite points</text>)", left + wide / 2, top + high / 2);

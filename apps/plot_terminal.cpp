@@ -1,5 +1,5 @@
-// A plot in characters: curves in braille (two by four dots a cell), the points of the second and later curves as marks, references as dashed rows with
-// their labels at the right, tick texts at the left and below.
+// A plot in characters: curves in braille (two by four dots a cell), the points of the second and later curves as marks, references as
+// dashed rows with their labels at the right, tick texts at the left and below.
 #include <ttr/apps/plot.hpp>
 #include <algorithm>
 #include <cmath>
@@ -14,9 +14,9 @@ constexpr const char* kMarks[] = {"⣀", "●", "◆", "▲", "■", "○"};
 constexpr int kPaints[] = {34, 33, 32, 35, 31, 36};
 
 struct Cell {
-  unsigned dots = 0;      // of the braille pattern
-  int owner = -1;         // the series that drew last
-  std::string over = {};  // a character that replaces the dots
+  unsigned dots = 0;       // of the braille pattern
+  int owner = -1;          // the series that drew last
+  std::string over = {};   // a character that replaces the dots
 };
 
 std::string braille(unsigned dots) {
@@ -57,7 +57,8 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
       if (std::isfinite(series.y[i]) && (!plot.log_x || series.x[i] > 0)) best = std::min(best, series.y[i]);
     }
     const bool marked = series.mark_best && std::isfinite(best);
-    legend.push_back(clipped(fmt::format("{} {}{}", kMarks[s % std::size(kMarks)], series.name, marked ? fmt::format(" (★ {:.4g})", best) : ""), width - 12));
+    legend.push_back(clipped(
+        fmt::format("{} {}{}", kMarks[s % std::size(kMarks)], series.name, marked ? fmt::format(" (★ {:.4g})", best) : ""), width - 12));
     legend_columns += text_columns(legend.back()) + 3;
   }
   const bool two_heads = !legend.empty() && !plot.y_label.empty() && text_columns(plot.y_label) + legend_columns > width - 10;
@@ -119,7 +120,8 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
     const int best = plot.series[s].mark_best ? best_point(plot.series[s], frame) : -1;
     if (best < 0) continue;
     const double x = plot.series[s].x[static_cast<std::size_t>(best)];
-    Cell& at = cell(row_of(plot.series[s].y[static_cast<std::size_t>(best)]), std::clamp(static_cast<int>(frame.across(x) * columns), 0, columns - 1));
+    Cell& at = cell(row_of(plot.series[s].y[static_cast<std::size_t>(best)]),
+                    std::clamp(static_cast<int>(frame.across(x) * columns), 0, columns - 1));
     at.over = "★";
     at.owner = static_cast<int>(s);
   }
@@ -155,10 +157,14 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
     std::size_t last = 0;   // no trailing spaces
     for (int column = 0; column < columns; ++column) {
       const Cell& at = cell(row, column);
-      if (!at.over.empty()) text += paint(at.over, kPaints[static_cast<std::size_t>(at.owner) % std::size(kPaints)]);
-      else if (at.dots != 0) text += paint(braille(at.dots), kPaints[static_cast<std::size_t>(at.owner) % std::size(kPaints)]);
-      else if (!note.empty()) text += column % 2 == 0 ? paint("╌", 90) : " ";
-      else text += " ";
+      if (!at.over.empty())
+        text += paint(at.over, kPaints[static_cast<std::size_t>(at.owner) % std::size(kPaints)]);
+      else if (at.dots != 0)
+        text += paint(braille(at.dots), kPaints[static_cast<std::size_t>(at.owner) % std::size(kPaints)]);
+      else if (!note.empty())
+        text += column % 2 == 0 ? paint("╌", 90) : " ";
+      else
+        text += " ";
       if (text.back() != ' ') last = text.size();
     }
     if (note.empty()) text.resize(last);

@@ -12,8 +12,8 @@
 namespace ttr {
 namespace {
 
-constexpr double kRedraw = 0.1;    // seconds between two drawings on a terminal: faster only flickers
-constexpr double kMemory = 3.0;    // seconds over which the speed is averaged
+constexpr double kRedraw = 0.1;   // seconds between two drawings on a terminal: faster only flickers
+constexpr double kMemory = 3.0;   // seconds over which the speed is averaged
 
 double steady_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -100,7 +100,8 @@ void Progress::step(std::int64_t done, double loss) {
     ++timed_;
     // An average over the last kMemory seconds; before that, over all steps but the first, which is slow (memory is fetched,
     // plans are made) and counts only until there is a second one.
-    const double weight = std::max(1 - std::exp(-(now - last_time_) / kMemory), 1.0 / static_cast<double>(std::max<std::int64_t>(timed_ - 1, 1)));
+    const double weight =
+        std::max(1 - std::exp(-(now - last_time_) / kMemory), 1.0 / static_cast<double>(std::max<std::int64_t>(timed_ - 1, 1)));
     seconds_per_step_ += std::min(weight, 1.0) * (each - seconds_per_step_);
     status_.tokens_per_s = static_cast<double>(tokens_per_step_) / seconds_per_step_;
   }
@@ -143,8 +144,10 @@ void Progress::show(bool last) {
     if (eta != std::string::npos) text = text.substr(0, eta) + end;
   }
   // The new text covers the old one before the rest of the row is cleared: nothing is ever blank in between.
-  if (terminal_) write("\r" + text + "\x1b[K" + (last ? "\n" : ""));
-  else write(text + "\n");
+  if (terminal_)
+    write("\r" + text + "\x1b[K" + (last ? "\n" : ""));
+  else
+    write(text + "\n");
   line_open_ = terminal_ && !last;
 }
 

@@ -1,4 +1,5 @@
-// One line that tells how far a run is: on a terminal it rewrites itself a few times a second in a single write; elsewhere plain lines appear now and then.
+// One line that tells how far a run is: on a terminal it rewrites itself a few times a second in a single write; elsewhere plain lines
+// appear now and then.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -19,16 +20,16 @@ struct ProgressStatus {
   double seconds_left = 0;
 };
 
-// " 38%  ━━━━━━━╸              760/2000  loss 1.9321  val 2.0010  52.1k tokens/s  ETA 31s". Where `columns` are too few, first the bar goes, then the
-// percentage, then whatever does not fit.
+// " 38%  ━━━━━━━╸              760/2000  loss 1.9321  val 2.0010  52.1k tokens/s  ETA 31s". Where `columns` are too few, first the bar
+// goes, then the percentage, then whatever does not fit.
 std::string progress_text(const ProgressStatus& status, int columns, bool bar);
 
 struct ProgressOptions {
   std::FILE* out = stderr;
-  std::optional<bool> is_terminal = {};         // default: asks the file
-  int columns = 0;                              // 0: asks the terminal each time
-  double plain_every_s = 10;                    // between lines where it is not a terminal
-  std::function<double()> now = {};             // seconds of a steady clock
+  std::optional<bool> is_terminal = {};   // default: asks the file
+  int columns = 0;                        // 0: asks the terminal each time
+  double plain_every_s = 10;              // between lines where it is not a terminal
+  std::function<double()> now = {};       // seconds of a steady clock
 };
 
 class Progress {
@@ -40,10 +41,10 @@ class Progress {
 
   void step(std::int64_t done, double loss);   // `done` steps are behind us, of which this process ran done - first_step
   void validated(double val_loss);
-  void note(const std::string& line);          // a line of its own, above the progress line
-  void finish();                               // shows the last state and ends the line
+  void note(const std::string& line);   // a line of its own, above the progress line
+  void finish();                        // shows the last state and ends the line
 
-  void pause();                                // a validation or a checkpoint follows: the time until the next step() is not counted
+  void pause();   // a validation or a checkpoint follows: the time until the next step() is not counted
   double tokens_per_s() const { return status_.tokens_per_s; }   // over the last seconds; 0 until a step was timed
 
  private:

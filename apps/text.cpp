@@ -32,9 +32,11 @@ std::string read_file(const std::string& path) {
   while (in) {
     in.read(block.data(), static_cast<std::streamsize>(block.size()));
     bytes.append(block.data(), static_cast<std::size_t>(in.gcount()));
-    if (bytes.size() >= kLargestFile) throw refuse("data", "file {} is {} bytes or more, needs fewer than {}; cut it", path, bytes.size(), kLargestFile);
+    if (bytes.size() >= kLargestFile)
+      throw refuse("data", "file {} is {} bytes or more, needs fewer than {}; cut it", path, bytes.size(), kLargestFile);
   }
-  if (in.bad()) throw refuse("data", "file {} stopped after {} bytes with a read error, needs to be readable to its end", path, bytes.size());
+  if (in.bad())
+    throw refuse("data", "file {} stopped after {} bytes with a read error, needs to be readable to its end", path, bytes.size());
   if (bytes.empty()) throw refuse("data", "file {} is 0 bytes, needs some text", path);
   return bytes;
 }
@@ -90,8 +92,8 @@ Text load_text(const TextOptions& options) {
   const Grammar grammar = make_grammar(options.seed);
   text.bytes = grammar.sample(options.seed, static_cast<std::size_t>(options.grammar_bytes));
   text.entropy_nats_per_byte = grammar.entropy_nats_per_byte();
-  text.source = fmt::format("a grammar with seed {} and {:.4f} nats per byte, {} bytes, because {}", options.seed, *text.entropy_nats_per_byte,
-                            text.bytes.size(), reason);
+  text.source = fmt::format("a grammar with seed {} and {:.4f} nats per byte, {} bytes, because {}", options.seed,
+                            *text.entropy_nats_per_byte, text.bytes.size(), reason);
   return text;
 }
 
@@ -100,10 +102,11 @@ Split split_text(const Text& text, std::int64_t context) {
   const std::size_t held_out = text.bytes.size() / 10;
   const std::size_t trained = text.bytes.size() - held_out;
   if (trained <= static_cast<std::size_t>(context)) {
-    throw refuse("data", "training part is {} bytes of {}, needs {} for context {}; bring more text or lower the context", trained, text.bytes.size(),
-                 context + 1, context);
+    throw refuse("data", "training part is {} bytes of {}, needs {} for context {}; bring more text or lower the context", trained,
+                 text.bytes.size(), context + 1, context);
   }
-  if (held_out < 2) throw refuse("data", "validation part is {} bytes of {}, needs at least 2; bring at least 20 bytes", held_out, text.bytes.size());
+  if (held_out < 2)
+    throw refuse("data", "validation part is {} bytes of {}, needs at least 2; bring at least 20 bytes", held_out, text.bytes.size());
   const std::string_view all = text.bytes;
   return {all.substr(0, trained), all.substr(trained)};
 }

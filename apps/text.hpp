@@ -1,6 +1,6 @@
 // The bytes a language model trains on, their split, and the windows cut from them. Tokens are bytes.
-// Source, in this order, and `source` says which one it was: the user's file; the King James Bible as the installed `bible` program prints it; a seeded
-// grammar (apps/grammar.hpp), the only one whose entropy is known.
+// Source, in this order, and `source` says which one it was: the user's file; the King James Bible as the installed `bible` program prints
+// it; a seeded grammar (apps/grammar.hpp), the only one whose entropy is known.
 // Split: validation is the last tenth, bytes [size - size/10, size).
 // A window [start, start + length) is read as inputs and predicts the bytes [start + 1, start + length + 1).
 #pragma once
@@ -15,14 +15,14 @@ namespace ttr {
 
 struct Text {
   std::string bytes;
-  std::string source;                           // one phrase for the user, such as "the King James Bible, 4137850 bytes"
-  std::optional<double> entropy_nats_per_byte;  // of the source that wrote it, where that is known
+  std::string source;                            // one phrase for the user, such as "the King James Bible, 4137850 bytes"
+  std::optional<double> entropy_nats_per_byte;   // of the source that wrote it, where that is known
 };
 
 struct TextOptions {
-  std::string file = {};                                // empty: the Bible, else the grammar
-  std::string bible = "bible -f gen1:1-rev22:21";       // the command that prints it, each line opening with its reference
-  std::uint64_t seed = 1;                               // of the grammar
+  std::string file = {};                            // empty: the Bible, else the grammar
+  std::string bible = "bible -f gen1:1-rev22:21";   // the command that prints it, each line opening with its reference
+  std::uint64_t seed = 1;                           // of the grammar
   std::int64_t grammar_bytes = 1 << 20;
 };
 
@@ -40,12 +40,13 @@ struct Window {
   std::int64_t start = 0, length = 0;
 };
 
-// The windows [0, context), [context, 2 context), ... of `bytes` bytes, the last one shorter if need be: bytes - 1 targets in all. Every byte but the
-// first is the target of exactly one window, and the last byte is a target only.
+// The windows [0, context), [context, 2 context), ... of `bytes` bytes, the last one shorter if need be: bytes - 1 targets in all. Every
+// byte but the first is the target of exactly one window, and the last byte is a target only.
 std::vector<Window> validation_windows(std::int64_t bytes, std::int64_t context);
 
-// `count` starts for one training step, each uniform over the bytes - context places where a window and its targets fit. `uniform` maps a counter to
-// [0, 1) and must have many more bits than the text has bytes; row r of step s asks for counter s * count + r, so a resumed run draws the same windows.
+// `count` starts for one training step, each uniform over the bytes - context places where a window and its targets fit. `uniform` maps a
+// counter to [0, 1) and must have many more bits than the text has bytes; row r of step s asks for counter s * count + r, so a resumed run
+// draws the same windows.
 std::vector<std::int64_t> sample_windows(std::int64_t bytes, std::int64_t context, std::int64_t count, std::uint64_t step,
                                          const std::function<double(std::uint64_t)>& uniform);
 

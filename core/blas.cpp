@@ -28,10 +28,12 @@ std::string core_name() { return openblas_get_corename != nullptr ? openblas_get
 // The kernels this CPU deserves when OpenBLAS chose ones from before AVX2; null: its choice stands.
 const char* better_core([[maybe_unused]] const std::string& chosen) {
 #if defined(__x86_64__)
-  constexpr std::string_view kOld[] = {"Katmai", "Coppermine", "Northwood", "Prescott", "Banias", "Atom", "Core2", "Penryn", "Dunnington", "Nehalem", "Nano",
-                                       "Sandybridge", "Athlon", "Opteron", "Opteron_SSE3", "Barcelona", "Bobcat", "Bulldozer", "Piledriver", "unknown"};
+  constexpr std::string_view kOld[] = {"Katmai",       "Coppermine", "Northwood", "Prescott",  "Banias",      "Atom",   "Core2",
+                                       "Penryn",       "Dunnington", "Nehalem",   "Nano",      "Sandybridge", "Athlon", "Opteron",
+                                       "Opteron_SSE3", "Barcelona",  "Bobcat",    "Bulldozer", "Piledriver",  "unknown"};
   if (std::find(std::begin(kOld), std::end(kOld), chosen) == std::end(kOld)) return nullptr;
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl"))
     return "SkylakeX";
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "Haswell";
 #endif
@@ -57,20 +59,22 @@ int blas_int(const char* name, int64_t value) {
 
 CBLAS_TRANSPOSE op(bool transpose) { return transpose ? CblasTrans : CblasNoTrans; }
 
-void call(bool ta, bool tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc) {
+void call(bool ta, bool tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb, float beta, float* c,
+          int ldc) {
   cblas_sgemm(CblasRowMajor, op(ta), op(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
-void call(bool ta, bool tb, int m, int n, int k, double alpha, const double* a, int lda, const double* b, int ldb, double beta, double* c, int ldc) {
+void call(bool ta, bool tb, int m, int n, int k, double alpha, const double* a, int lda, const double* b, int ldb, double beta, double* c,
+          int ldc) {
   cblas_dgemm(CblasRowMajor, op(ta), op(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-template <class T>
-void scale(int64_t m, int64_t n, T beta, T* c, int64_t ldc) {   // C[m,n] *= beta, where beta = 0 forgets even a NaN
+template <class T> void scale(int64_t m, int64_t n, T beta, T* c, int64_t ldc) {   // C[m,n] *= beta, where beta = 0 forgets even a NaN
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = beta == T(0) ? T(0) : beta * c[i * ldc + j];
 }
 
-// C is cut into rows x columns tiles, one a thread where it can be: the cut with the least to pack, each tile reading [m/rows, k] and [k, n/columns].
+// C is cut into rows x columns tiles, one a thread where it can be: the cut with the least to pack, since each tile reads
+// [m / rows, k] and [k, n / columns].
 struct Tiles {
   int64_t rows, columns;
 };
@@ -115,17 +119,18 @@ std::string blas_core() {
 }
 
 template <class T>
-void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b, int64_t ldb,
+          T beta, T* c, int64_t ldc) {
   if (m == 0 || n == 0) return;
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc);
   prepare_blas();
-  call(transpose_a, transpose_b, blas_int("m", m), blas_int("n", n), blas_int("k", k), alpha, a, blas_int("lda", lda), b, blas_int("ldb", ldb), beta, c,
-       blas_int("ldc", ldc));
+  call(transpose_a, transpose_b, blas_int("m", m), blas_int("n", n), blas_int("k", k), alpha, a, blas_int("lda", lda), b,
+       blas_int("ldb", ldb), beta, c, blas_int("ldc", ldc));
 }
 
 template <class T>
-void gemm_parallel(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* c,
-                   int64_t ldc) {
+void gemm_parallel(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b,
+                   int64_t ldb, T beta, T* c, int64_t ldc) {
   const auto [rows, columns] = cut(m, n, k, thread_count());
   const int64_t tiles = rows * columns;
   auto whole = [&] { gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc); };
@@ -136,14 +141,14 @@ void gemm_parallel(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t row = edge(tile / columns, rows, m), row_end = edge(tile / columns + 1, rows, m);
       const int64_t column = edge(tile % columns, columns, n), column_end = edge(tile % columns + 1, columns, n);
-      gemm(transpose_a, transpose_b, row_end - row, column_end - column, k, alpha, a + row * (transpose_a ? 1 : lda), lda, b + column * (transpose_b ? ldb : 1), ldb,
-           beta, c + row * ldc + column, ldc);
+      gemm(transpose_a, transpose_b, row_end - row, column_end - column, k, alpha, a + row * (transpose_a ? 1 : lda), lda,
+           b + column * (transpose_b ? ldb : 1), ldb, beta, c + row * ldc + column, ldc);
     }
   });
 }
 
-#define INSTANTIATE(T)                                                                                                                \
-  template void gemm<T>(bool, bool, int64_t, int64_t, int64_t, T, const T*, int64_t, const T*, int64_t, T, T*, int64_t);             \
+#define INSTANTIATE(T)                                                                                                   \
+  template void gemm<T>(bool, bool, int64_t, int64_t, int64_t, T, const T*, int64_t, const T*, int64_t, T, T*, int64_t); \
   template void gemm_parallel<T>(bool, bool, int64_t, int64_t, int64_t, T, const T*, int64_t, const T*, int64_t, T, T*, int64_t)
 INSTANTIATE(float);
 INSTANTIATE(double);

@@ -23,7 +23,7 @@ namespace ttr {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr int kRangesPerThread = 4;   // so that a core taken away for a moment costs a quarter of its share, not all of it
+constexpr int kRangesPerThread = 4;                   // a core taken away for a moment then costs a quarter of its share, not all of it
 constexpr std::chrono::microseconds kPatience{100};   // of a spin: longer than the gap between two ops of a step; a wake costs 15
 
 thread_local bool inside_region = false;
@@ -37,8 +37,7 @@ void pause_core() {
 }
 
 // Spins until done() or until patience ends; says which. Counted in time, because a pause lasts 4 to 70 ns.
-template <class Done>
-bool spin_until(bool spinning, Done&& done) {
+template <class Done> bool spin_until(bool spinning, Done&& done) {
   if (!spinning) return done();
   const auto limit = std::chrono::steady_clock::now() + kPatience;
   do {

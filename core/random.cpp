@@ -13,8 +13,8 @@
 namespace ttr {
 namespace {
 
-constexpr int kBatch = 32;               // blocks computed together
-constexpr int64_t kGrain = 16 * 1024;    // elements a thread is worth waking for
+constexpr int kBatch = 32;              // blocks computed together
+constexpr int64_t kGrain = 16 * 1024;   // elements a thread is worth waking for
 
 // at[word][block], the same words as philox(key, first + block).
 struct Batch {
@@ -43,9 +43,8 @@ TTR_CLONES void philox_batch(Key key, uint64_t first, Batch& words) {
   }
 }
 
-// write(element) for elements [offset, offset + n), `per` of them a block: make(words of one block, values of its elements).
-template <int per, class T, class Make>
-void fill(Key key, int64_t offset, T* out, int64_t n, Make make) {
+// Elements [offset, offset + n), `per` of them a block: make(words of one block, where its elements go).
+template <int per, class T, class Make> void fill(Key key, int64_t offset, T* out, int64_t n, Make make) {
   parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
     const uint64_t from = uint64_t(offset + begin), to = uint64_t(offset + end);
     Batch words;

@@ -38,9 +38,6 @@ TTR_BOTH inline Words philox(Key key, uint64_t block) {
                     uint32_t(key.seed >> 32));
 }
 
-template <class T> constexpr int kPerBlock = 4;               // elements a block gives
-template <> inline constexpr int kPerBlock<double> = 2;
-
 // [0, 1)
 TTR_BOTH inline float uniform_of(uint32_t word) { return float(word >> 8) * 0x1p-24f; }
 TTR_BOTH inline double uniform_of(uint32_t low, uint32_t high) { return double((uint64_t(high) << 32 | low) >> 11) * 0x1p-53; }
@@ -49,9 +46,7 @@ TTR_BOTH inline double uniform_of(uint32_t low, uint32_t high) { return double((
 TTR_BOTH inline float between(float low, float high, float u) { return float(double(low) + double(high - low) * double(u)); }
 TTR_BOTH inline double between(double low, double high, double u) { return std::fma(high - low, u, low); }
 
-template <class T> struct Pair {
-  T first, second;
-};
+template <class T> struct Pair { T first, second; };
 
 // Two normals from two uniforms; u in (0, 1], so that the logarithm is finite.
 template <class T> TTR_BOTH inline Pair<T> box_muller(T u, T w) {

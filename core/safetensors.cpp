@@ -33,8 +33,8 @@ struct Dtype {
   std::string_view name;
   size_t bytes;
 };
-constexpr Dtype kDtypes[] = {{"F64", 8}, {"I64", 8}, {"U64", 8}, {"F32", 4}, {"I32", 4}, {"U32", 4}, {"F16", 2}, {"BF16", 2},
-                             {"I16", 2}, {"U16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}};
+constexpr Dtype kDtypes[] = {{"F64", 8}, {"I64", 8}, {"U64", 8},     {"F32", 4},     {"I32", 4}, {"U32", 4}, {"F16", 2}, {"BF16", 2},
+                             {"I16", 2}, {"U16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1},  {"U8", 1},  {"BOOL", 1}};
 constexpr const char* kDtypeList = "one of F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL";
 
 // What a file calls something, fit for a terminal: no control bytes, no book.
@@ -85,7 +85,9 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override {
     if (depth_-- == 2 && !in_metadata_ && !(current_->has_dtype && current_->has_shape && current_->has_offsets))
       throw refuse(kRead, "tensor '{}' of {} lacks {}, needs dtype, shape and data_offsets", shown(name_), path_,
-                   !current_->has_dtype ? "dtype" : !current_->has_shape ? "shape" : "data_offsets");
+                   !current_->has_dtype   ? "dtype"
+                   : !current_->has_shape ? "shape"
+                                          : "data_offsets");
     return true;
   }
 
@@ -128,11 +130,14 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   bool number_unsigned(uint64_t value) override {
     if (!list_) throw unexpected("a number");
     if (field_ == "shape") {
-      if (value > uint64_t(std::numeric_limits<int64_t>::max())) throw refuse(kRead, "a size of tensor '{}' of {} is {}, needs less than 2^63", shown(name_), path_, value);
-      if (current_->shape.size() == kMaxRank) throw refuse(kRead, "tensor '{}' of {} has more than {} axes, needs at most that", shown(name_), path_, kMaxRank);
+      if (value > uint64_t(std::numeric_limits<int64_t>::max()))
+        throw refuse(kRead, "a size of tensor '{}' of {} is {}, needs less than 2^63", shown(name_), path_, value);
+      if (current_->shape.size() == kMaxRank)
+        throw refuse(kRead, "tensor '{}' of {} has more than {} axes, needs at most that", shown(name_), path_, kMaxRank);
       current_->shape.push_back(int64_t(value));
     } else {
-      if (current_->offsets.size() == 2) throw refuse(kRead, "data_offsets of tensor '{}' of {} has more than 2 numbers, needs 2", shown(name_), path_);
+      if (current_->offsets.size() == 2)
+        throw refuse(kRead, "data_offsets of tensor '{}' of {} has more than 2 numbers, needs 2", shown(name_), path_);
       current_->offsets.push_back(value);
     }
     return true;
@@ -153,7 +158,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   bool binary(binary_t&) override { throw unexpected("binary data"); }
 
   bool parse_error(size_t position, const std::string&, const nlohmann::json::exception&) override {
-    throw refuse(kRead, "the header of {} is no JSON at byte {}, needs valid JSON; the file is damaged or of another kind", path_, position);
+    throw refuse(kRead, "the header of {} is no JSON at byte {}, needs valid JSON; the file is damaged or of another kind", path_,
+                 position);
   }
 
  private:
@@ -190,19 +196,24 @@ size_t safetensors_element_bytes(std::string_view dtype) {
 SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
   Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};   // a named pipe must not hang us
   if (file.number < 0) throw refuse(kRead, "{} cannot be opened: {}", path, std::strerror(errno));
-  struct stat status{};
+  struct stat status {};
   if (fstat(file.number, &status) != 0) throw refuse(kRead, "{} cannot be examined: {}", path, std::strerror(errno));
   if (!S_ISREG(status.st_mode)) throw refuse(kRead, "{} is not a regular file, needs to be one", path);
   const uint64_t size = uint64_t(status.st_size);
   if (size < 8) throw refuse(kRead, "{} has {} bytes, needs at least 8 for the length of its header", path, size);
   void* at = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number, 0);
   if (at == MAP_FAILED) throw refuse(kRead, "{} cannot be mapped: {}", path, std::strerror(errno));
-  mapping_ = std::shared_ptr<const std::byte>(static_cast<const std::byte*>(at), [size](const std::byte* p) { munmap(const_cast<std::byte*>(p), size); });
+  mapping_ = std::shared_ptr<const std::byte>(static_cast<const std::byte*>(at),
+                                              [size](const std::byte* p) { munmap(const_cast<std::byte*>(p), size); });
 
   uint64_t header = 0;
   std::memcpy(&header, mapping_.get(), 8);
-  if (header > kMaxHeader) throw refuse(kRead, "the header of {} claims {} bytes, needs at most {}; the file is damaged or of another kind", path, header, kMaxHeader);
-  if (header > size - 8) throw refuse(kRead, "the header of {} claims {} bytes, needs at most the {} that follow; the file is cut short", path, header, size - 8);
+  if (header > kMaxHeader)
+    throw refuse(kRead, "the header of {} claims {} bytes, needs at most {}; the file is damaged or of another kind", path, header,
+                 kMaxHeader);
+  if (header > size - 8)
+    throw refuse(kRead, "the header of {} claims {} bytes, needs at most the {} that follow; the file is cut short", path, header,
+                 size - 8);
   const char* text = reinterpret_cast<const char*>(mapping_.get() + 8);
   if (header == 0 || text[0] != '{') throw refuse(kRead, "the header of {} does not begin with '{{', needs a JSON object", path);
 
@@ -215,31 +226,40 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
   std::vector<std::pair<std::pair<uint64_t, uint64_t>, const std::string*>> order;
   for (auto& [name, described] : reader.tensors) {
     const size_t element = safetensors_element_bytes(described.dtype);
-    if (element == 0) throw refuse(kRead, "the dtype of tensor '{}' of {} is '{}', needs {}", shown(name), path, shown(described.dtype), kDtypeList);
+    if (element == 0)
+      throw refuse(kRead, "the dtype of tensor '{}' of {} is '{}', needs {}", shown(name), path, shown(described.dtype), kDtypeList);
     uint64_t bytes = 0;
-    if (!size_of(described.shape, element, bytes)) throw refuse(kRead, "the shape of tensor '{}' of {} counts more bytes than 2^63, needs fewer", shown(name), path);
+    if (!size_of(described.shape, element, bytes))
+      throw refuse(kRead, "the shape of tensor '{}' of {} counts more bytes than 2^63, needs fewer", shown(name), path);
     if (described.offsets.size() != 2)
       throw refuse(kRead, "data_offsets of tensor '{}' of {} has {} numbers, needs 2", shown(name), path, described.offsets.size());
     const uint64_t begin = described.offsets[0], end = described.offsets[1];
     if (begin > end || end > data_bytes)
-      throw refuse(kRead, "data_offsets of tensor '{}' of {} is [{}, {}], needs to lie in order inside the {} bytes of data; the file lies or is cut short", shown(name), path,
-                   begin, end, data_bytes);
+      throw refuse(
+          kRead,
+          "data_offsets of tensor '{}' of {} is [{}, {}], needs to lie in order inside the {} bytes of data; the file lies or is cut short",
+          shown(name), path, begin, end, data_bytes);
     if (end - begin != bytes)
-      throw refuse(kRead, "tensor '{}' of {} has {} bytes of data, needs {} for its shape and dtype {}", shown(name), path, end - begin, bytes, described.dtype);
+      throw refuse(kRead, "tensor '{}' of {} has {} bytes of data, needs {} for its shape and dtype {}", shown(name), path, end - begin,
+                   bytes, described.dtype);
     const auto place = tensors_.emplace(name, RawTensor{described.dtype, std::move(described.shape), data + begin, size_t(bytes)}).first;
     order.push_back({{begin, end}, &place->first});
   }
-  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first != b.first ? a.first < b.first : *a.second < *b.second; });
+  std::sort(order.begin(), order.end(),
+            [](const auto& a, const auto& b) { return a.first != b.first ? a.first < b.first : *a.second < *b.second; });
   uint64_t covered = 0;
   for (const auto& [range, name] : order) {
     if (range.first < covered)
-      throw refuse(kRead, "tensor '{}' of {} begins at {}, needs {}; it overlaps tensor '{}'", shown(*name), path, range.first, covered, shown(names_.back()));
+      throw refuse(kRead, "tensor '{}' of {} begins at {}, needs {}; it overlaps tensor '{}'", shown(*name), path, range.first, covered,
+                   shown(names_.back()));
     if (range.first > covered)
-      throw refuse(kRead, "tensor '{}' of {} begins at {}, needs {}; {} bytes belong to nobody", shown(*name), path, range.first, covered, range.first - covered);
+      throw refuse(kRead, "tensor '{}' of {} begins at {}, needs {}; {} bytes belong to nobody", shown(*name), path, range.first, covered,
+                   range.first - covered);
     covered = range.second;
     names_.push_back(*name);
   }
-  if (covered != data_bytes) throw refuse(kRead, "the tensors of {} cover {} bytes of data, needs {}; the rest belongs to nobody", path, covered, data_bytes);
+  if (covered != data_bytes)
+    throw refuse(kRead, "the tensors of {} cover {} bytes of data, needs {}; the rest belongs to nobody", path, covered, data_bytes);
 }
 
 const RawTensor& SafetensorsFile::at(const std::string& name) const {
@@ -247,7 +267,8 @@ const RawTensor& SafetensorsFile::at(const std::string& name) const {
   if (found != tensors_.end()) return found->second;
   std::string known;
   for (size_t i = 0; i < names_.size() && i < 8; ++i) known += (i ? ", " : "") + shown(names_[i]);
-  throw refuse(kRead, "{} has no tensor '{}', needs one; it holds {}{}", path_, shown(name), known.empty() ? "none" : known, names_.size() > 8 ? ", ..." : "");
+  throw refuse(kRead, "{} has no tensor '{}', needs one; it holds {}{}", path_, shown(name), known.empty() ? "none" : known,
+               names_.size() > 8 ? ", ..." : "");
 }
 
 namespace {
@@ -270,27 +291,34 @@ void flush(int file, const std::string& path) {
 void check(const SafetensorsEntry& entry, const std::string& path) {
   const RawTensor& tensor = entry.tensor;
   const size_t element = safetensors_element_bytes(tensor.dtype);
-  if (entry.name == "__metadata__") throw refuse(kWrite, "a tensor for {} is named '__metadata__', needs another name; that one is reserved", path);
-  if (element == 0) throw refuse(kWrite, "the dtype of tensor '{}' for {} is '{}', needs {}", shown(entry.name), path, shown(tensor.dtype), kDtypeList);
+  if (entry.name == "__metadata__")
+    throw refuse(kWrite, "a tensor for {} is named '__metadata__', needs another name; that one is reserved", path);
+  if (element == 0)
+    throw refuse(kWrite, "the dtype of tensor '{}' for {} is '{}', needs {}", shown(entry.name), path, shown(tensor.dtype), kDtypeList);
   for (const int64_t n : tensor.shape)
     if (n < 0) throw refuse(kWrite, "a size of tensor '{}' for {} is {}, needs at least 0", shown(entry.name), path, n);
   if (tensor.shape.size() > kMaxRank)
     throw refuse(kWrite, "tensor '{}' for {} has {} axes, needs at most {}", shown(entry.name), path, tensor.shape.size(), kMaxRank);
   uint64_t bytes = 0;
-  if (!size_of(tensor.shape, element, bytes)) throw refuse(kWrite, "the shape of tensor '{}' for {} counts more bytes than 2^63, needs fewer", shown(entry.name), path);
+  if (!size_of(tensor.shape, element, bytes))
+    throw refuse(kWrite, "the shape of tensor '{}' for {} counts more bytes than 2^63, needs fewer", shown(entry.name), path);
   if (bytes != tensor.bytes)
-    throw refuse(kWrite, "tensor '{}' for {} has {} bytes, needs {} for its shape and dtype {}", shown(entry.name), path, tensor.bytes, bytes, tensor.dtype);
-  if (tensor.data == nullptr && bytes > 0) throw refuse(kWrite, "the data of tensor '{}' for {} is null, needs {} bytes", shown(entry.name), path, bytes);
+    throw refuse(kWrite, "tensor '{}' for {} has {} bytes, needs {} for its shape and dtype {}", shown(entry.name), path, tensor.bytes,
+                 bytes, tensor.dtype);
+  if (tensor.data == nullptr && bytes > 0)
+    throw refuse(kWrite, "the data of tensor '{}' for {} is null, needs {} bytes", shown(entry.name), path, bytes);
 }
 
 }  // namespace
 
-void write_safetensors(const std::string& path, const std::vector<SafetensorsEntry>& entries, const std::map<std::string, std::string>& metadata) {
+void write_safetensors(const std::string& path, const std::vector<SafetensorsEntry>& entries,
+                       const std::map<std::string, std::string>& metadata) {
   std::set<std::string_view> names;
   std::vector<const SafetensorsEntry*> order;
   for (const SafetensorsEntry& entry : entries) {
     check(entry, path);
-    if (!names.insert(entry.name).second) throw refuse(kWrite, "tensor '{}' for {} is there twice, needs one entry a name", shown(entry.name), path);
+    if (!names.insert(entry.name).second)
+      throw refuse(kWrite, "tensor '{}' for {} is there twice, needs one entry a name", shown(entry.name), path);
     order.push_back(&entry);
   }
   std::stable_sort(order.begin(), order.end(), [](const SafetensorsEntry* a, const SafetensorsEntry* b) {
@@ -300,15 +328,14 @@ void write_safetensors(const std::string& path, const std::vector<SafetensorsEnt
   if (!metadata.empty()) described["__metadata__"] = metadata;
   uint64_t offset = 0;
   for (const SafetensorsEntry* entry : order) {
-    described[entry->name] = {{"dtype", entry->tensor.dtype}, {"shape", entry->tensor.shape}, {"data_offsets", {offset, offset + entry->tensor.bytes}}};
+    described[entry->name] = {
+        {"dtype", entry->tensor.dtype}, {"shape", entry->tensor.shape}, {"data_offsets", {offset, offset + entry->tensor.bytes}}};
     offset += entry->tensor.bytes;
   }
   std::string header;
   try {
     header = described.dump();
-  } catch (const nlohmann::json::exception&) {
-    throw refuse(kWrite, "a name or a metadata text for {} is not UTF-8, needs to be", path);
-  }
+  } catch (const nlohmann::json::exception&) { throw refuse(kWrite, "a name or a metadata text for {} is not UTF-8, needs to be", path); }
   header.append((8 - header.size() % 8) % 8, ' ');
   if (header.size() > kMaxHeader) throw refuse(kWrite, "the header for {} has {} bytes, needs at most {}", path, header.size(), kMaxHeader);
 
@@ -322,7 +349,8 @@ void write_safetensors(const std::string& path, const std::vector<SafetensorsEnt
     write_all(file.number, header.data(), header.size(), partial);
     for (const SafetensorsEntry* entry : order) write_all(file.number, entry->tensor.data, entry->tensor.bytes, partial);
     flush(file.number, partial);
-    if (rename(partial.c_str(), path.c_str()) != 0) throw refuse(kWrite, "{} cannot be renamed to {}: {}", partial, path, std::strerror(errno));
+    if (rename(partial.c_str(), path.c_str()) != 0)
+      throw refuse(kWrite, "{} cannot be renamed to {}: {}", partial, path, std::strerror(errno));
   } catch (...) {
     unlink(partial.c_str());
     throw;

@@ -15,9 +15,9 @@
 namespace ttr {
 
 struct RawTensor {
-  std::string dtype;                   // F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL
-  std::vector<int64_t> shape;          // empty: a scalar
-  const std::byte* data = nullptr;     // perhaps not aligned for its type: read with memcpy
+  std::string dtype;                 // F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL
+  std::vector<int64_t> shape;        // empty: a scalar
+  const std::byte* data = nullptr;   // perhaps not aligned for its type: read with memcpy
   size_t bytes = 0;
 };
 
@@ -49,6 +49,7 @@ struct SafetensorsEntry {
 
 // All or nothing: written under another name in the same folder, flushed to the disk, renamed over `path`, and the folder flushed.
 // Tensors are laid out widest element first, so that each is aligned for its type.
-void write_safetensors(const std::string& path, const std::vector<SafetensorsEntry>& entries, const std::map<std::string, std::string>& metadata = {});
+void write_safetensors(const std::string& path, const std::vector<SafetensorsEntry>& entries,
+                       const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace ttr

@@ -1,5 +1,6 @@
 // Optimizers: how far the regression is minimised, and from where.
 #pragma once
+#include <ttr/core/ops.hpp>
 #include <ttr/layers/recipe.hpp>
 #include <ttr/optim/rule.hpp>
 

@@ -112,7 +112,7 @@ struct Scale {   // what q is multiplied by
 };
 
 struct Reading {
-  Scale scale;
+  Scale scale{};
   Read read = Read::inclusive;
   Visible visible = Visible::prefix;
   KeyNorm key_norm = KeyNorm::none;

@@ -98,6 +98,16 @@ Tensor GeometricWeights::next_scale(const Tensor& log_scale, const View& view) c
   return m;
 }
 
+std::vector<Slot> WeightDecay::slots() const {
+  return {{"step_size", Per::write, {}, unit_interval, 0.5}, {"weight_decay", Per::token, {}, unit_interval, 0.05}};
+}
+Pack WeightDecay::discount(const Pack& theta, const Pack&, const View& view, const Shift&) const {
+  const Tensor a = 1.0 - view.now("step_size") * view.now("weight_decay");
+  Pack next = theta;
+  for (auto& [name, p] : next.parts) p = p * per_row(a, p);
+  return next;
+}
+
 std::vector<Slot> KernelWeights::slots() const {
   std::vector<Slot> list;
   if (kernel == Kernel::gaussian) list.push_back({"bandwidth", Per::head, {}, positive, 1});

@@ -38,6 +38,15 @@ struct GeometricWeights {
   Tensor next_scale(const Tensor& log_scale, const View&) const;
 };
 
+// The weight decay of stochastic gradient descent with an L2 penalty (arXiv 2501.12352): a_t = 1 - step_size_t weight_decay_t, which may be negative.
+// The talk says this is Gated DeltaNet after a reparameterisation; that holds with alpha = a, beta' = beta / a and the value rescaled, v' = a v
+// (layers.md 0.3.4), and is singular where step_size weight_decay = 1. Here it is itself.
+struct WeightDecay {
+  static constexpr const char* name = "weight_decay";
+  std::vector<Slot> slots() const;
+  Pack discount(const Pack& theta, const Pack& initial, const View&, const Shift&) const;
+};
+
 // gamma_i = kernel(k_i, q_t): large where the key is near the query.
 //   exponential   exp(k . q)                          (scale comes from the reading)
 //   gaussian      exp(-|k - q|^2 / (2 bandwidth^2))   slot bandwidth, one a head

@@ -16,8 +16,7 @@ using namespace ttr;
 
 namespace {
 
-template <class T>
-std::vector<T> random_values(int64_t count, unsigned seed) {
+template <class T> std::vector<T> random_values(int64_t count, unsigned seed) {
   std::mt19937 engine(seed);
   std::uniform_real_distribution<double> uniform(-1, 1);
   std::vector<T> values(static_cast<size_t>(count));
@@ -26,8 +25,7 @@ std::vector<T> random_values(int64_t count, unsigned seed) {
 }
 
 // Largest error of C over [m, n] in units of k * epsilon, and whether anything outside [m, n] moved.
-template <class T>
-double error_of(bool parallel, bool ta, bool tb, int64_t m, int64_t n, int64_t k, T alpha, T beta) {
+template <class T> double error_of(bool parallel, bool ta, bool tb, int64_t m, int64_t n, int64_t k, T alpha, T beta) {
   const int64_t pad = 3;
   const int64_t lda = (ta ? m : k) + pad, ldb = (tb ? k : n) + pad, ldc = n + pad;
   const auto a = random_values<T>((ta ? k : m) * lda, 1), b = random_values<T>((tb ? n : k) * ldb, 2);
@@ -41,7 +39,8 @@ double error_of(bool parallel, bool ta, bool tb, int64_t m, int64_t n, int64_t k
       double want = old;
       if (j < n) {
         double sum = 0;
-        for (int64_t l = 0; l < k; ++l) sum += double(a[size_t(ta ? l * lda + i : i * lda + l)]) * double(b[size_t(tb ? j * ldb + l : l * ldb + j)]);
+        for (int64_t l = 0; l < k; ++l)
+          sum += double(a[size_t(ta ? l * lda + i : i * lda + l)]) * double(b[size_t(tb ? j * ldb + l : l * ldb + j)]);
         want = double(alpha) * sum + double(beta) * old;
       }
       worst = std::max(worst, std::abs(got - want));
@@ -49,13 +48,19 @@ double error_of(bool parallel, bool ta, bool tb, int64_t m, int64_t n, int64_t k
   return worst / (double(std::numeric_limits<T>::epsilon()) * double(k + 1));
 }
 
-template <class T>
-void check_all(int64_t m, int64_t n, int64_t k) {
+template <class T> void check_all(int64_t m, int64_t n, int64_t k) {
   for (const bool parallel : {false, true})
     for (const bool ta : {false, true})
       for (const bool tb : {false, true})
         for (const auto& [alpha, beta] : {std::pair<T, T>{1, 0}, {T(-0.5), 1}, {2, T(0.25)}}) {
-          CAPTURE(parallel); CAPTURE(ta); CAPTURE(tb); CAPTURE(m); CAPTURE(n); CAPTURE(k); CAPTURE(alpha); CAPTURE(beta);
+          CAPTURE(parallel);
+          CAPTURE(ta);
+          CAPTURE(tb);
+          CAPTURE(m);
+          CAPTURE(n);
+          CAPTURE(k);
+          CAPTURE(alpha);
+          CAPTURE(beta);
           CHECK(error_of<T>(parallel, ta, tb, m, n, k, alpha, beta) < 4.0);
         }
 }
@@ -67,7 +72,8 @@ TEST_SUITE("blas") {
     const int before = thread_count();
     for (const int threads : {2, 3, 7}) {
       set_thread_count(threads);
-      for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {5, 3, 7}, {130, 65, 63}, {1, 200, 300}, {97, 300, 33}, {300, 17, 130}}) {
+      for (const auto& [m, n, k] :
+           {std::array<int64_t, 3>{1, 1, 1}, {5, 3, 7}, {130, 65, 63}, {1, 200, 300}, {97, 300, 33}, {300, 17, 130}}) {
         check_all<float>(m, n, k);
         check_all<double>(m, n, k);
       }
@@ -100,7 +106,8 @@ TEST_SUITE("blas") {
     gemm<float>(false, false, n, n, n, 1, a.data(), n, b.data(), n, 0, want.data(), n);
     std::vector<float> got(size_t(n * n * count));
     parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) gemm_parallel<float>(false, false, n, n, n, 1, a.data(), n, b.data(), n, 0, got.data() + i * n * n, n);
+      for (int64_t i = begin; i < end; ++i)
+        gemm_parallel<float>(false, false, n, n, n, 1, a.data(), n, b.data(), n, 0, got.data() + i * n * n, n);
     });
     for (int64_t i = 0; i < count; ++i) CHECK(std::equal(want.begin(), want.end(), got.begin() + i * n * n));
   }

@@ -59,9 +59,11 @@ TEST_SUITE("metrics") {
     const File file;
     ttr::MetricsWriter writer(file.path);
     writer.write({.step = 1, .loss = 5.545177444479562, .lr = 1e-3, .grad_norm = 0.1 + 0.2, .tokens_per_s = 52000});
-    CHECK(file.text() == "{\"step\": 1, \"loss\": 5.545177444479562, \"val_loss\": null, \"lr\": 0.001, \"grad_norm\": 0.30000000000000004, "
-                         "\"tokens_per_s\": 52000}\n");
-    writer.write({.step = 123456789012, .loss = std::numeric_limits<double>::quiet_NaN(), .val_loss = 1.25, .lr = 0, .grad_norm = INFINITY});
+    CHECK(file.text() ==
+          "{\"step\": 1, \"loss\": 5.545177444479562, \"val_loss\": null, \"lr\": 0.001, \"grad_norm\": 0.30000000000000004, "
+          "\"tokens_per_s\": 52000}\n");
+    writer.write(
+        {.step = 123456789012, .loss = std::numeric_limits<double>::quiet_NaN(), .val_loss = 1.25, .lr = 0, .grad_norm = INFINITY});
     const ttr::Metrics metrics = ttr::read_metrics(file.path);
     CHECK(metrics.step == std::vector<double>{1, 123456789012});
     CHECK(metrics.loss[0] == 5.545177444479562);
@@ -108,17 +110,21 @@ TEST_SUITE("metrics") {
 
 TEST_SUITE("progress") {
   TEST_CASE("times and rates") {
-    const std::pair<double, const char*> times[] = {{0, "0.0s"}, {0.84, "0.8s"}, {9.96, "10s"}, {59.4, "59s"}, {59.6, "1m00s"}, {185, "3m05s"}, {3599.7, "1h00m"},
-                                                    {7620, "2h07m"}, {86399, "1d00h"}, {4 * 86400 + 3 * 3600, "4d03h"}, {-1, "-"}, {NAN, "-"}, {INFINITY, "-"}};
+    const std::pair<double, const char*> times[] = {
+        {0, "0.0s"},    {0.84, "0.8s"},    {9.96, "10s"},   {59.4, "59s"},    {59.6, "1m00s"},
+        {185, "3m05s"}, {3599.7, "1h00m"}, {7620, "2h07m"}, {86399, "1d00h"}, {4 * 86400 + 3 * 3600, "4d03h"},
+        {-1, "-"},      {NAN, "-"},        {INFINITY, "-"}};
     for (const auto& [seconds, text] : times) CHECK(ttr::duration_text(seconds) == text);
-    const std::pair<double, const char*> rates[] = {{0, "0"}, {950.4, "950"}, {999.6, "1.00k"}, {12345, "12.3k"}, {123456, "123k"}, {999600, "1.00M"}, {4.56e6, "4.56M"},
-                                                    {NAN, "-"}};
+    const std::pair<double, const char*> rates[] = {{0, "0"},         {950.4, "950"},    {999.6, "1.00k"},  {12345, "12.3k"},
+                                                    {123456, "123k"}, {999600, "1.00M"}, {4.56e6, "4.56M"}, {NAN, "-"}};
     for (const auto& [rate, text] : rates) CHECK(ttr::rate_text(rate) == text);
   }
 
   TEST_CASE("the line fits its columns") {
-    const ttr::ProgressStatus status{.step = 760, .total = 2000, .loss = 1.93214, .val_loss = 2.001, .tokens_per_s = 52100, .seconds_left = 31};
-    CHECK(ttr::progress_text(status, 100, true) == " 38%  ━━━━━━━╸               760/2000  loss 1.9321  val 2.0010  52.1k tokens/s  ETA 31s");
+    const ttr::ProgressStatus status{
+        .step = 760, .total = 2000, .loss = 1.93214, .val_loss = 2.001, .tokens_per_s = 52100, .seconds_left = 31};
+    CHECK(ttr::progress_text(status, 100, true) ==
+          " 38%  ━━━━━━━╸               760/2000  loss 1.9321  val 2.0010  52.1k tokens/s  ETA 31s");
     CHECK(ttr::progress_text(status, 100, false) == " 760/2000  loss 1.9321  val 2.0010  52.1k tokens/s  ETA 31s");
     for (int columns = 0; columns < 120; ++columns) CHECK(ttr::text_columns(ttr::progress_text(status, columns, true)) <= columns);
   }

@@ -38,7 +38,9 @@ TEST_SUITE("parallel") {
           });
           bool once = true;
           for (int64_t i = 0; i < count; ++i) once = once && seen[size_t(i)] == 1;
-          CAPTURE(threads); CAPTURE(count); CAPTURE(grain);
+          CAPTURE(threads);
+          CAPTURE(count);
+          CAPTURE(grain);
           CHECK(once);
           CHECK(shortest >= std::min(count, grain));
         }
@@ -51,7 +53,10 @@ TEST_SUITE("parallel") {
     std::set<std::thread::id> who;
     std::atomic<int> inside{0};
     parallel_for(2, 1, [&](int64_t, int64_t) {
-      { std::lock_guard lock(hold); who.insert(std::this_thread::get_id()); }
+      {
+        std::lock_guard lock(hold);
+        who.insert(std::this_thread::get_id());
+      }
       ++inside;
       const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
       while (inside < 2 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
@@ -87,9 +92,7 @@ TEST_SUITE("parallel") {
         parallel_for(12, 1, [&](int64_t begin, int64_t end) {
           if (begin <= bad && bad < end) throw std::runtime_error("range of " + std::to_string(bad));
         });
-      } catch (const std::runtime_error& e) {
-        text = e.what();
-      }
+      } catch (const std::runtime_error& e) { text = e.what(); }
       CHECK(text == "range of " + std::to_string(bad));
     }
     std::atomic<int64_t> sum{0};

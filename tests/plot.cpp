@@ -15,7 +15,8 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 ttr::Plot curve() {
   ttr::Plot plot{.title = "A <run> & its \"loss\"", .x_label = "step", .y_label = "loss (nats per byte)"};
-  plot.series = {{"training", {0, 500, 1000, 1500, 2000}, {5, 3, 2.5, 2.2, 2}}, {"validation", {0, 1000, 1500, 2000}, {5.1, 2.4, 2.3, 2.35}, true}};
+  plot.series = {{"training", {0, 500, 1000, 1500, 2000}, {5, 3, 2.5, 2.2, 2}},
+                 {"validation", {0, 1000, 1500, 2000}, {5.1, 2.4, 2.3, 2.35}, true}};
   plot.lines = {{"order 4: 1.344", 1.344}, {"order 5: 1.318", 1.318}, {"order 0: 3.024", 3.024}};
   return plot;
 }
@@ -44,8 +45,9 @@ std::string xml_fault(const std::string& xml) {
     }
     const unsigned char c = static_cast<unsigned char>(xml[at]);
     if (c == '>' || (c < 0x20 && c != '\n')) return "character " + std::to_string(c);
-    if (c == '&' && !std::regex_search(xml.begin() + static_cast<std::ptrdiff_t>(at), xml.begin() + static_cast<std::ptrdiff_t>(std::min(at + 6, xml.size())),
-                                       std::regex("^&(amp|lt|gt|quot);"))) {
+    if (c == '&' &&
+        !std::regex_search(xml.begin() + static_cast<std::ptrdiff_t>(at),
+                           xml.begin() + static_cast<std::ptrdiff_t>(std::min(at + 6, xml.size())), std::regex("^&(amp|lt|gt|quot);"))) {
       return "entity";
     }
     ++at;
@@ -216,10 +218,13 @@ TEST_SUITE("plot") {
     ttr::Plot plot{.title = "", .x_label = "", .y_label = ""};
     plot.series = {{"", {0, 1}, {0, 1}}};
     const auto rows = rows_of(ttr::terminal(plot, 40, 12));
-    const auto column_of = [&](const std::string& row) { return ttr::text_columns(row); };   // trailing spaces are dropped: a row ends with its last dot
+    const auto column_of = [&](const std::string& row) {
+      return ttr::text_columns(row);
+    };   // trailing spaces are dropped: a row ends with its last dot
     std::vector<int> ends;
     for (const std::string& row : rows) {
-      if (row.find("⠀") == std::string::npos && row.find("\xe2\xa0") + row.find("\xe2\xa1") + row.find("\xe2\xa2") != 3 * std::string::npos) {
+      if (row.find("⠀") == std::string::npos &&
+          row.find("\xe2\xa0") + row.find("\xe2\xa1") + row.find("\xe2\xa2") != 3 * std::string::npos) {
         ends.push_back(column_of(row));
       }
     }

@@ -37,7 +37,7 @@ template <class T> void check_moments() {
   CHECK(*std::min_element(x.begin(), x.end()) >= T(0));
   CHECK(*std::max_element(x.begin(), x.end()) < T(1));
   Moments m = moments_of(x);
-  CHECK(std::abs(m.mean - 0.5) < 5 * std::sqrt(1.0 / 12 / n));               // five standard errors
+  CHECK(std::abs(m.mean - 0.5) < 5 * std::sqrt(1.0 / 12 / n));   // five standard errors
   CHECK(std::abs(m.variance - 1.0 / 12) < 5 * std::sqrt(1.0 / 180 / n));
   double correlation = 0;
   for (int64_t i = 0; i + 1 < n; ++i) correlation += (double(x[size_t(i)]) - 0.5) * (double(x[size_t(i + 1)]) - 0.5);
@@ -94,9 +94,9 @@ TEST_SUITE("random") {
       std::array<uint32_t, 4> words;
     };
     const Known known[] = {
-      {{0, 0, 0, 0}, 0, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-      {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, 0xffffffff, 0xffffffff, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-      {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0xa4093822, 0x299f31d0, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+        {{0, 0, 0, 0}, 0, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, 0xffffffff, 0xffffffff, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0xa4093822, 0x299f31d0, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (const Known& one : known) {
       const Words got = philox4x32({{one.counter[0], one.counter[1], one.counter[2], one.counter[3]}}, one.key0, one.key1);

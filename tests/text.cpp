@@ -46,7 +46,8 @@ TEST_SUITE("text") {
     CHECK_THROWS_WITH_AS(ttr::load_text({.file = at}), directory.c_str(), ttr::Error);
     const std::string empty = fmt::format("[data] file {}/empty is 0 bytes, needs some text", at);
     CHECK_THROWS_WITH_AS(ttr::load_text({.file = folder.file("empty", "")}), empty.c_str(), ttr::Error);
-    CHECK_THROWS_WITH_AS(ttr::load_text({.file = "/dev/zero"}), "[data] file /dev/zero is not a regular file or a pipe, needs to be a text file", ttr::Error);
+    CHECK_THROWS_WITH_AS(ttr::load_text({.file = "/dev/zero"}),
+                         "[data] file /dev/zero is not a regular file or a pipe, needs to be a text file", ttr::Error);
     const std::string locked = folder.file("locked", "text");
     std::filesystem::permissions(locked, std::filesystem::perms::none);
     if (geteuid() != 0) CHECK_THROWS_AS(ttr::load_text({.file = locked}), ttr::Error);   // root may read everything
@@ -89,10 +90,12 @@ TEST_SUITE("text") {
 
   TEST_CASE("texts too short for their context are refused with both numbers") {
     CHECK_THROWS_WITH_AS(ttr::split_text(static_cast<const ttr::Text&>(text_of(std::string(50, 'a'))), 64),
-                         "[data] training part is 45 bytes of 50, needs 65 for context 64; bring more text or lower the context", ttr::Error);
+                         "[data] training part is 45 bytes of 50, needs 65 for context 64; bring more text or lower the context",
+                         ttr::Error);
     CHECK_THROWS_WITH_AS(ttr::split_text(static_cast<const ttr::Text&>(text_of(std::string(19, 'a'))), 8),
                          "[data] validation part is 1 bytes of 19, needs at least 2; bring at least 20 bytes", ttr::Error);
-    CHECK_THROWS_WITH_AS(ttr::split_text(static_cast<const ttr::Text&>(text_of("some text")), 0), "[data] context is 0, needs at least 1", ttr::Error);
+    CHECK_THROWS_WITH_AS(ttr::split_text(static_cast<const ttr::Text&>(text_of("some text")), 0), "[data] context is 0, needs at least 1",
+                         ttr::Error);
     const ttr::Text enough = text_of(std::string(72, 'a'));   // 65 + 7
     CHECK(ttr::split_text(enough, 64).train.size() == 65);
   }
@@ -130,9 +133,11 @@ TEST_SUITE("text") {
       seen.insert(starts.begin(), starts.end());
     }
     CHECK(seen == std::set<std::int64_t>{0, 1, 2, 3, 4});   // 4 + 15 is the last byte, a target only
-    CHECK(ttr::sample_windows(100, 8, 3, 5, [](std::uint64_t c) { return static_cast<double>(c) / 92.0; }) == std::vector<std::int64_t>{15, 16, 17});
+    CHECK(ttr::sample_windows(100, 8, 3, 5, [](std::uint64_t c) { return static_cast<double>(c) / 92.0; }) ==
+          std::vector<std::int64_t>{15, 16, 17});
     CHECK(ttr::sample_windows(20, 15, 1, 0, [](std::uint64_t) { return 1.0; }) == std::vector<std::int64_t>{4});
-    CHECK_THROWS_WITH_AS(ttr::sample_windows(15, 15, 1, 0, uniform), "[data] training part is 15 bytes, needs 16 for context 15", ttr::Error);
+    CHECK_THROWS_WITH_AS(ttr::sample_windows(15, 15, 1, 0, uniform), "[data] training part is 15 bytes, needs 16 for context 15",
+                         ttr::Error);
   }
 
   TEST_CASE("the grammar is a chain whose words name their arcs") {
@@ -168,7 +173,8 @@ TEST_SUITE("text") {
   }
 
   TEST_CASE("the entropy of a two-state chain is the one computed by hand") {
-    // From A: "aa" stays (1/4), "b" goes to B (3/4). From B: "c" back to A always. pi = (4/7, 3/7), nats (4/7) h(1/4), bytes (4/7)(5/4) + 3/7 = 8/7.
+    // From A: "aa" stays (1/4), "b" goes to B (3/4). From B: "c" back to A always. pi = (4/7, 3/7), nats (4/7) h(1/4), bytes (4/7)(5/4) +
+    // 3/7 = 8/7.
     ttr::Grammar grammar;
     grammar.states = {{{0.25, 0, "aa"}, {0.75, 1, "b"}}, {{1.0, 0, "c"}}};
     const double h = -0.25 * std::log(0.25) - 0.75 * std::log(0.75);

@@ -60,6 +60,15 @@ template <class F> Tensor into(const Sweep& s, int i, F&& dx) {
   return sum_to(dx(), s.shape(i));
 }
 
+Tensor into(const Sweep& s, int i) { return s.needs(i) ? sum_to(s.dy(), s.shape(i)) : Tensor(); }   // dx = dy
+
+Tensors both(Tensor first, Tensor second) {   // moved, where a list in braces would copy
+  Tensors pair(2);
+  pair[0] = std::move(first);
+  pair[1] = std::move(second);
+  return pair;
+}
+
 Tensor nothing(const Tensor& x) { return zeros(Shape(), like(x)); }
 
 }  // namespace
@@ -68,8 +77,8 @@ Tensor operator+(const Tensor& a, const Tensor& b) {
   Tensor y = run("add", Binary::add, a, b);
   if (!records(a, b)) return y;
   return primitive("add", std::move(y), {a, b}, keep_nothing, [](const Sweep& s) {
-    return Tensors{into(s, 0, [&] { return s.dy(); }),    // y = a + b
-                   into(s, 1, [&] { return s.dy(); })};   // y = a + b
+    return both(into(s, 0),    // y = a + b
+                into(s, 1));   // y = a + b
   });
 }
 
@@ -77,8 +86,8 @@ Tensor operator-(const Tensor& a, const Tensor& b) {
   Tensor y = run("sub", Binary::sub, a, b);
   if (!records(a, b)) return y;
   return primitive("sub", std::move(y), {a, b}, keep_nothing, [](const Sweep& s) {
-    return Tensors{into(s, 0, [&] { return s.dy(); }),                            // y = a - b
-                   s.needs(1) ? -sum_to(s.dy(), s.shape(1)) : Tensor()};          // y = a - b
+    return both(into(s, 0),                                              // y = a - b
+                s.needs(1) ? -sum_to(s.dy(), s.shape(1)) : Tensor());   // y = a - b
   });
 }
 
@@ -86,8 +95,8 @@ Tensor operator*(const Tensor& a, const Tensor& b) {
   Tensor y = run("mul", Binary::mul, a, b);
   if (!records(a, b)) return y;
   return primitive("mul", std::move(y), {a, b}, keep_inputs, [](const Sweep& s) {
-    return Tensors{into(s, 0, [&] { return s.dy() * s.x(1); }),    // y = a b
-                   into(s, 1, [&] { return s.dy() * s.x(0); })};   // y = a b
+    return both(into(s, 0, [&] { return s.dy() * s.x(1); }),    // y = a b
+                into(s, 1, [&] { return s.dy() * s.x(0); }));   // y = a b
   });
 }
 
@@ -95,8 +104,8 @@ Tensor operator/(const Tensor& a, const Tensor& b) {
   Tensor y = run("div", Binary::div, a, b);
   if (!records(a, b)) return y;
   return primitive("div", std::move(y), {a, b}, keep_inputs, [](const Sweep& s) {
-    return Tensors{into(s, 0, [&] { return s.dy() / s.x(1); }),                          // y = a / b
-                   into(s, 1, [&] { return -((s.dy() / s.x(1)) * (s.x(0) / s.x(1))); })};   // y = a / b
+    return both(into(s, 0, [&] { return s.dy() / s.x(1); }),                                // y = a / b
+                into(s, 1, [&] { return -((s.dy() / s.x(1)) * (s.x(0) / s.x(1))); }));   // y = a / b
   });
 }
 
@@ -152,8 +161,8 @@ Tensor maximum(const Tensor& a, const Tensor& b) {
   if (!records(a, b)) return y;
   return primitive("maximum", std::move(y), {a, b}, keep_inputs, [](const Sweep& s) {
     const Tensor second = less(s.x(0), s.x(1)), none = nothing(s.dy());
-    return Tensors{into(s, 0, [&] { return where(second, none, s.dy()); }),    // y = max(a, b)
-                   into(s, 1, [&] { return where(second, s.dy(), none); })};   // y = max(a, b)
+    return both(into(s, 0, [&] { return where(second, none, s.dy()); }),    // y = max(a, b)
+                into(s, 1, [&] { return where(second, s.dy(), none); }));   // y = max(a, b)
   });
 }
 
@@ -162,8 +171,8 @@ Tensor minimum(const Tensor& a, const Tensor& b) {
   if (!records(a, b)) return y;
   return primitive("minimum", std::move(y), {a, b}, keep_inputs, [](const Sweep& s) {
     const Tensor second = less(s.x(1), s.x(0)), none = nothing(s.dy());
-    return Tensors{into(s, 0, [&] { return where(second, none, s.dy()); }),    // y = min(a, b)
-                   into(s, 1, [&] { return where(second, s.dy(), none); })};   // y = min(a, b)
+    return both(into(s, 0, [&] { return where(second, none, s.dy()); }),    // y = min(a, b)
+                into(s, 1, [&] { return where(second, s.dy(), none); }));   // y = min(a, b)
   });
 }
 
@@ -344,8 +353,8 @@ Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b) {
   if (!records(a, b)) return y;
   return primitive("where", std::move(y), {a, b}, keep_nothing, [mask = detach(mask)](const Sweep& s) {
     const Tensor none = nothing(s.dy());
-    return Tensors{into(s, 0, [&] { return where(mask, s.dy(), none); }),    // y = mask ? a : b
-                   into(s, 1, [&] { return where(mask, none, s.dy()); })};   // y = mask ? a : b
+    return both(into(s, 0, [&] { return where(mask, s.dy(), none); }),    // y = mask ? a : b
+                into(s, 1, [&] { return where(mask, none, s.dy()); }));   // y = mask ? a : b
   });
 }
 

@@ -39,15 +39,14 @@ TTR_SIMD_INLINE float fast_log1p(float x) {
   return fast_log(w) + ((w > 0) & (w < std::numeric_limits<float>::infinity()) ? lost : 0.0f);
 }
 
-// e^x - 1 = 2^n (e^r - 1) + (2^n - 1), for x <= 0 as tanh and for moderate x as expm1 want it; accurate near 0, where n = 0.
+// e^x - 1 = 2^n (e^r - 1) + (2^n - 1); accurate near 0, where n = 0.
 TTR_SIMD_INLINE float fast_expm1(float x) {
   x = x < -30.0f ? -30.0f : x;
-  x = x > 88.0f ? 88.0f + (x - 88.0f) * 0x1p20f : x;   // far enough for infinity below; NaN stays NaN
-  const float clipped = x > 89.0f ? 89.0f : x;
+  x = x > 89.0f ? 89.0f : x;          // n = 128: overflows to infinity; NaN stays NaN
   constexpr float kShift = 0x1.8p23f;
-  const float shifted = clipped * 0x1.715476p+0f + kShift;
+  const float shifted = x * 0x1.715476p+0f + kShift;
   const float n = shifted - kShift;
-  const float r = (clipped - n * 0x1.62e400p-1f) - n * 0x1.7f7d1cp-20f;
+  const float r = (x - n * 0x1.62e400p-1f) - n * 0x1.7f7d1cp-20f;
   float p = 0x1.a01a02p-13f;          // 1/7!
   p = p * r + 0x1.6c16c2p-10f;        // 1/6!
   p = p * r + 0x1.111112p-7f;
@@ -69,9 +68,19 @@ TTR_SIMD_INLINE float fast_tanh(float x) {
 
 TTR_SIMD_INLINE float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
+// log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x| in [0, 1]; log(1 + u) = 2 artanh s, s = u / (2 + u) <= 1/3: a series without cancellation.
 TTR_SIMD_INLINE float fast_softplus(float x) {
   const float size = std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0x7fffffffu);
-  return (x > 0 ? x : 0.0f * size) + fast_log1p(fast_exp(-size));
+  const float u = fast_exp(-size), s = u / (2.0f + u), z = s * s;
+  float p = 2.0f / 15;                // next term: below 2e-9 of the sum
+  p = p * z + 2.0f / 13;
+  p = p * z + 2.0f / 11;
+  p = p * z + 2.0f / 9;
+  p = p * z + 2.0f / 7;
+  p = p * z + 2.0f / 5;
+  p = p * z + 2.0f / 3;
+  p = p * z + 2.0f;
+  return (x > 0 ? x : 0.0f) + s * p;
 }
 
 TTR_SIMD_INLINE float fast_gelu_gate(float x) { return fast_sigmoid(2.0f * element::gelu_inner(x)); }   // (1 + tanh u) / 2 = sigmoid(2u)

@@ -105,6 +105,12 @@ template <class T> void long_columns(Reduce op, int64_t n, int64_t width, int64_
 
 // y[t] = y[t - 1] + x[t] over rows of `width` columns, from the end when reversed.
 template <class T> TTR_SIMD_INLINE void running_columns(int64_t n, int64_t width, int64_t stride, bool reverse, const T* x, T* y) {
+  if (stride == 1) {   // one column: the sum so far stays in a register
+    T total = 0;
+    if (reverse) for (int64_t i = n - 1; i >= 0; --i) y[i] = total += x[i];
+    else for (int64_t i = 0; i < n; ++i) y[i] = total += x[i];
+    return;
+  }
   for (int64_t i = 0; i < n; ++i) {
     const int64_t at = (reverse ? n - 1 - i : i) * stride, before = reverse ? at + stride : at - stride;
     if (i == 0) {
