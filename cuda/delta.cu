@@ -5,13 +5,14 @@
 // CPU twin: layers/delta_cpu.cpp, which does the same a chunk at a time. Here one token follows another: T steps of O(K V).
 //
 // A block owns one head of one sequence and its whole memory. Four neighbouring threads (a quad) own one row of it: thread `lane` of
-// the quad holds columns lane, lane + 4, ..., so a row's dot product is a loop and two shuffles. When rows outnumber quads, a quad takes every
-// (threads / 4)-th row. In the backward the same quads also serve as owners of columns.
-// In shared memory: the vectors of the current token, and the memory (backward: its adjoint) when it fits kSharedLimit; else that
-// lies in the workspace. Its rows are padded to 4 mod 8 elements, which puts the 8 rows x 4 columns a warp touches at once in different banks.
+// the quad holds columns lane, lane + 4, ..., so a row's dot product is a loop and two shuffles. When rows outnumber quads, a quad takes
+// every (threads / 4)-th row. In the backward the same quads also serve as owners of columns.
+// In shared memory: the vectors of the current token, and the memory (backward: its adjoint) when it fits kSharedLimit; else that lies
+// in the workspace. Its rows are padded to 4 mod 8 elements, which puts the 8 rows x 4 columns a warp touches at once in different banks.
 //
 // The backward needs M_{t-1} at every token, and M_t cannot be run backwards (a may be 0). So it walks the chunks from the last and
-// recomputes: from the saved memory that enters a chunk, the memories that enter its spans of 8 tokens; from each of those, the 8 memories inside.
+// recomputes: from the saved memory that enters a chunk, the memories that enter its spans of 8 tokens; from each of those, the 8
+// memories inside.
 // Heads that share a row of k or v write their parts of dk, dv to the workspace, and a second kernel adds them in a fixed order: no atomics.
 #include <ttr/cuda/shared.hpp>
 #include <ttr/layers/delta_kernel.hpp>
@@ -59,7 +60,8 @@ template <class Arguments, class T> __device__ Head<T> head_of(const Arguments& 
           a.decay ? a.decay + gate : nullptr, a.write + gate, a.erase + gate, n.heads};
 }
 
-// Each thread moves the entries it owns (so no barrier is needed before it reads them again): to [V, to_stride] <- from [V, from_stride], or 0.
+// Each thread moves the entries it owns (so no barrier is needed before it reads them again): to [V, to_stride] <- from [V,
+// from_stride], or 0.
 template <class W> __device__ void copy_rows(W* to, int64_t to_stride, const W* from, int64_t from_stride, int V, int K) {
   const Place me = place();
   for (int i = me.quad; i < V; i += me.quads)
@@ -166,7 +168,8 @@ __global__ void __launch_bounds__(1024)
     const int c = int(n.tokens - t0 < kDeltaChunk ? n.tokens - t0 : kDeltaChunk), spans = (c + kSpan - 1) / kSpan;
     copy_rows<W>(starts, stride, a.saved + (int64_t(blockIdx.x) * n.chunks() + chunk) * V * K, K, V, K);
     for (int i = 0; i < (spans - 1) * kSpan; ++i)
-      advance(head, t0 + i, i % kSpan == 0 ? starts + i / kSpan * size : inner, (i + 1) % kSpan == 0 ? starts + (i + 1) / kSpan * size : inner, k, V, K, stride);
+      advance(head, t0 + i, i % kSpan == 0 ? starts + i / kSpan * size : inner,
+              (i + 1) % kSpan == 0 ? starts + (i + 1) / kSpan * size : inner, k, V, K, stride);
 
     for (int span = spans - 1; span >= 0; --span) {
       const int tokens = c - span * kSpan < kSpan ? c - span * kSpan : kSpan;
@@ -265,7 +268,8 @@ template <class T> Status sum_heads(const Wide<T>* from, Rows<T> to, const Delta
   constexpr int threads = 256;
   const int64_t rows = n.batch * n.tokens;
   if (rows == 0) return Status::ok;
-  return launch(sum_heads_kernel<T>, dim3(unsigned(divide_up(rows * few * dim, threads))), dim3(threads), 0, stream, from, to, rows, n.heads, few, dim);
+  return launch(sum_heads_kernel<T>, dim3(unsigned(divide_up(rows * few * dim, threads))), dim3(threads), 0, stream, from, to, rows,
+                n.heads, few, dim);
 }
 
 bool sizes_hold(const DeltaSizes& n) {
@@ -284,7 +288,9 @@ template <class W> struct SharedPlan {
   }
 };
 template <class T> SharedPlan<Wide<T>> shared_plan(const DeltaForward<T>& a) { return {a.size, 2 * a.size.key_dim}; }
-template <class T> SharedPlan<Wide<T>> shared_plan(const DeltaBackward<T>& a) { return {a.size, 2 * a.size.key_dim + 6 * a.size.value_dim}; }
+template <class T> SharedPlan<Wide<T>> shared_plan(const DeltaBackward<T>& a) {
+  return {a.size, 2 * a.size.key_dim + 6 * a.size.value_dim};
+}
 
 // Elements of each part of the backward's workspace, in order; 0 where a part is not needed.
 struct BackwardRoom {
@@ -295,7 +301,8 @@ template <class T> BackwardRoom room(const DeltaBackward<T>& a) {
   const DeltaSizes& n = a.size;
   const int64_t heads = n.batch * n.heads, memory = n.value_dim * row_stride(n.key_dim);
   return {heads * kStates * memory, shared_plan(a).memory_fits ? 0 : heads * memory,
-          a.dk.at && n.key_heads < n.heads ? heads * n.tokens * n.key_dim : 0, a.dv.at && n.value_heads < n.heads ? heads * n.tokens * n.value_dim : 0};
+          a.dk.at && n.key_heads < n.heads ? heads * n.tokens * n.key_dim : 0,
+          a.dv.at && n.value_heads < n.heads ? heads * n.tokens * n.value_dim : 0};
 }
 
 // Four threads a row, whole warps.
@@ -305,7 +312,9 @@ unsigned threads_for(int64_t rows) {
 }
 
 // One block a head. No heads: nothing to do.
-template <class... P> Status launch_heads(void (*kernel)(P...), const DeltaSizes& n, unsigned threads, size_t shared_bytes, Stream stream, std::type_identity_t<P>... arguments) {
+template <class... P>
+Status launch_heads(void (*kernel)(P...), const DeltaSizes& n, unsigned threads, size_t shared_bytes, Stream stream,
+                    std::type_identity_t<P>... arguments) {
   const int64_t blocks = n.batch * n.heads;
   if (blocks == 0) return Status::ok;
   if (blocks > 0x7fffffff) return Status::bad_size;

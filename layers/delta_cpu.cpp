@@ -207,7 +207,8 @@ template <class T> TTR_INLINE void forward_head(const DeltaForward<T>& a, T* sla
 }
 
 // first_key, first_value: no head before this one wrote into the shared rows of dk, dv.
-template <class T> TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
+template <class T>
+TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   const DeltaSizes& n = a.size;
   const int64_t K = n.key_dim, V = n.value_dim, H = n.heads;
   const int64_t key_head = h / (H / n.key_heads), value_head = h / (H / n.value_heads);
@@ -256,7 +257,7 @@ template <class T> TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* s
 
     gemm<T>(false, true, c, V, K, T(1), m.x, K, m.adjoint, K, T(0), dR, V);
     for (int64_t s = 0; s < c; ++s) {
-      acc[s] = dot(m.u + s * V, dR + s * V, V);                                                     // M_C = since M0 + (rest U)^T K, for rest
+      acc[s] = dot(m.u + s * V, dR + s * V, V);  // M_C = since M0 + (rest U)^T K, for rest
       scale_row(dR + s * V, g.rest[s], V);                                                          // M_C = since M0 + (rest U)^T K, for U
     }
     gemm<T>(true, false, c, V, c, T(1), m.pair + c * C, C, dy, V, T(1), dR, V);                     // Y = scale since (Q M0^T) + A U, for U
@@ -270,7 +271,7 @@ template <class T> TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* s
       if (a.dv.at) {
         T* to = row(a.dv, n, b, t0 + r, value_head, V);
         if (first_value) scaled_copy(to, d, g.write[r], V);                                         // R = w V - e before (K M0^T), for V
-        else add_scaled(to, d, g.write[r], V);                                                      // R = w V - ..., the next head of the group
+        else add_scaled(to, d, g.write[r], V);  // R = w V - ..., the next head of the group
       }
       if (a.d_write) a.d_write[gate + r * H] = dot(v, d, V);                                        // R = w V - e before (K M0^T), for w
       hk[r] = dot(m.x + r * K, m.e + r * K, K);
@@ -292,13 +293,13 @@ template <class T> TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* s
       const T through = r + 1 < c ? g.decay[r + 1] : T(1), erase = g.erase[r];
       since_adjoint = through * since_adjoint + hq[r];                                              // since_{r+1} = a since_r;  Y
       if (r + 1 < c) since_adjoint -= g.erase[r + 1] * hk[r + 1];                                   // R_{r+1} = ... - e before (K M0^T)
-      for (int64_t s = 0; s < c; ++s) acc[s] = through * acc[s] + carry[s] + dA[s] * qk[s];         // D_{r+1} = a D_r;  N;  A_rs = D_rs q_r.k_s
-      if (a.d_decay) a.d_decay[gate + r * H] = since_adjoint * g.before[r] + dot(acc, last, c);     // since_r = a_r before_r;  D_r = a_r D_{r-1}
+      for (int64_t s = 0; s < c; ++s) acc[s] = through * acc[s] + carry[s] + dA[s] * qk[s];  // D_{r+1} = a D_r;  N;  A_rs = D_rs q_r.k_s
+      if (a.d_decay) a.d_decay[gate + r * H] = since_adjoint * g.before[r] + dot(acc, last, c);  // since_r = a_r before_r;  D_r = a D_{r-1}
       for (int64_t s = 0; s < c; ++s) pairwise[s] = kk[s] * dN[s];
-      if (a.d_erase) a.d_erase[gate + r * H] = -g.before[r] * hk[r] - dot(last, pairwise, c);       // R = ... - e before (K M0^T);  N_rs = e_r D_{r-1,s} k_r.k_s
-      for (int64_t s = 0; s < c; ++s) carry[s] = -erase * pairwise[s];                              // N_rs = e_r D_{r-1,s} k_r.k_s, for D_{r-1}
-      for (int64_t s = 0; s < c; ++s) dN[s] *= -erase * last[s];                                    // N_rs = e_r D_{r-1,s} k_r.k_s, for k_r.k_s
-      for (int64_t s = 0; s < c; ++s) dA[s] *= now[s];                                              // A_rs = scale D_rs q_r.k_s, for q_r.k_s
+      if (a.d_erase) a.d_erase[gate + r * H] = -g.before[r] * hk[r] - dot(last, pairwise, c);  // R;  N_rs = e_r D_{r-1,s} k_r.k_s
+      for (int64_t s = 0; s < c; ++s) carry[s] = -erase * pairwise[s];  // N_rs = e_r D_{r-1,s} k_r.k_s, for D_{r-1}
+      for (int64_t s = 0; s < c; ++s) dN[s] *= -erase * last[s];  // N_rs = e_r D_{r-1,s} k_r.k_s, for k_r.k_s
+      for (int64_t s = 0; s < c; ++s) dA[s] *= now[s];  // A_rs = scale D_rs q_r.k_s, for q_r.k_s
     }
 
     T* const dk = m.e;
@@ -309,8 +310,9 @@ template <class T> TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* s
       for (int64_t r = 0; r < c; ++r) std::copy_n(dq + r * K, K, row(a.dq, n, b, t0 + r, h, K));
     }
     if (a.dk.at) {
-      for (int64_t r = 1; r < c; ++r)                                                               // k_r.k_s is symmetric: its adjoint and the
-        for (int64_t s = 0; s < r; ++s) m.outer[s * C + r] = m.outer[r * C + s];                    // transpose side by side act on both k_r and k_s
+      // k_r.k_s acts on both of its keys: the adjoint (below the diagonal) beside its transpose (above it).
+      for (int64_t r = 1; r < c; ++r)
+        for (int64_t s = 0; s < r; ++s) m.outer[s * C + r] = m.outer[r * C + s];                    // N_rs = e_r D_{r-1,s} k_r.k_s
       gemm<T>(true, false, c, K, 2 * c, T(1), m.outer, C, m.x, K, T(1), dk, K);                     // k_r.k_s and q_r.k_s, for k
       for (int64_t s = 0; s < c; ++s) scale_row(m.u + s * V, g.rest[s], V);
       gemm<T>(false, false, c, K, V, T(1), m.u, V, m.adjoint, K, T(1), dk, K);                      // M_C = since M0 + (rest U)^T K, for K
@@ -326,7 +328,7 @@ template <class T> TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* s
       scale_row(dR + r * V, -g.erase[r] * g.before[r], V);
       scale_row(dy + r * V, g.since[r], V);
     }
-    gemm<T>(true, false, V, K, 2 * c, T(1), m.z, V, m.x, K, g.since[c - 1], m.adjoint, K);          // R = ... - e before (K M0^T);  Y;  M_C = since M0 + ...
+    gemm<T>(true, false, V, K, 2 * c, T(1), m.z, V, m.x, K, g.since[c - 1], m.adjoint, K);   // R;  Y;  M_C = since M0 + (rest U)^T K
   }
   if (a.d_memory_in) std::copy_n(m.adjoint, V * K, a.d_memory_in + (b * H + h) * V * K);
 }

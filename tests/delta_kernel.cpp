@@ -14,7 +14,9 @@ namespace {
 const auto in_place = [](auto& x) { return x.data(); };
 
 // Workspace that holds NaN, so that a read before a write shows.
-std::vector<double> fresh(size_t bytes) { return std::vector<double>(bytes / sizeof(double) + 1, std::numeric_limits<double>::quiet_NaN()); }
+std::vector<double> fresh(size_t bytes) {
+  return std::vector<double>(bytes / sizeof(double) + 1, std::numeric_limits<double>::quiet_NaN());
+}
 
 template <class T> Status run_forward(const DeltaForward<T>& a) {
   std::vector<double> work = fresh(cpu::delta_workspace(a));
@@ -55,8 +57,12 @@ TEST_SUITE("delta_kernel") {
       DeltaProblem p = delta_problem({{2, 7, 4, 2, 1, 3, 4}, decay, false, true}, 3);
       const DeltaAnswer r = delta_answer(p);
       const std::pair<std::vector<double> DeltaProblem::*, std::vector<double> DeltaAnswer::*> leaves[] = {
-          {&DeltaProblem::q, &DeltaAnswer::dq},           {&DeltaProblem::k, &DeltaAnswer::dk},         {&DeltaProblem::v, &DeltaAnswer::dv},
-          {&DeltaProblem::decay, &DeltaAnswer::d_decay},  {&DeltaProblem::write, &DeltaAnswer::d_write}, {&DeltaProblem::erase, &DeltaAnswer::d_erase},
+          {&DeltaProblem::q, &DeltaAnswer::dq},
+          {&DeltaProblem::k, &DeltaAnswer::dk},
+          {&DeltaProblem::v, &DeltaAnswer::dv},
+          {&DeltaProblem::decay, &DeltaAnswer::d_decay},
+          {&DeltaProblem::write, &DeltaAnswer::d_write},
+          {&DeltaProblem::erase, &DeltaAnswer::d_erase},
           {&DeltaProblem::memory_in, &DeltaAnswer::d_memory_in}};
       for (const auto& [leaf, adjoint] : leaves) {
         REQUIRE((p.*leaf).size() == (r.*adjoint).size());
@@ -102,7 +108,8 @@ TEST_SUITE("delta_kernel") {
       const DeltaAnswer first = run<double>(left);
       DeltaAnswer joined = first;
       joined.memory_out = last.memory_out;
-      for (auto part : {&DeltaAnswer::y, &DeltaAnswer::dq, &DeltaAnswer::dk, &DeltaAnswer::dv, &DeltaAnswer::d_decay, &DeltaAnswer::d_write, &DeltaAnswer::d_erase}) {
+      for (auto part : {&DeltaAnswer::y, &DeltaAnswer::dq, &DeltaAnswer::dk, &DeltaAnswer::dv, &DeltaAnswer::d_decay, &DeltaAnswer::d_write,
+                        &DeltaAnswer::d_erase}) {
         const size_t width = (whole.*part).size() / (2 * 130);
         (joined.*part).clear();
         for (size_t b = 0; b < 2; ++b) {
@@ -121,7 +128,8 @@ TEST_SUITE("delta_kernel") {
     const DeltaAnswer before = run<double>(p);
     const DeltaProblem other = delta_problem(shape, 9);
     const int64_t t = 70;
-    for (auto leaf : {&DeltaProblem::q, &DeltaProblem::k, &DeltaProblem::v, &DeltaProblem::decay, &DeltaProblem::write, &DeltaProblem::erase}) {
+    for (auto leaf :
+         {&DeltaProblem::q, &DeltaProblem::k, &DeltaProblem::v, &DeltaProblem::decay, &DeltaProblem::write, &DeltaProblem::erase}) {
       const size_t from = (p.*leaf).size() / 130 * t;
       std::copy((other.*leaf).begin() + from, (other.*leaf).end(), (p.*leaf).begin() + from);
     }

@@ -1,10 +1,11 @@
-// What the kernels of the stem `delta` are held against: the token recurrence of layers/delta_kernel.hpp and its adjoint in f64, on std::vector.
+// What the kernels of the stem `delta` are held against: the token recurrence of layers/delta_kernel.hpp and its adjoint in f64, on
+// std::vector.
 //
 //   x_t = M_{t-1} k_t,  u_t = w_t v_t - e_t x_t,  M_t = a_t M_{t-1} + u_t k_t^T,  y_t = scale M_t q_t
 //
-// DeltaShape names a case, DeltaProblem draws its numbers, delta_answer() solves it, DeltaRun<T> holds the same numbers as a kernel of operands T reads
-// them (outputs filled with NaN). forward_arguments and backward_arguments take a function that turns a host vector into the pointer the kernel gets, so
-// the same cases serve a device: upload in that function, download after the kernel.
+// DeltaShape names a case, DeltaProblem draws its numbers, delta_answer() solves it, DeltaRun<T> holds the same numbers as a kernel of
+// operands T reads them (outputs filled with NaN). forward_arguments and backward_arguments take a function that turns a host vector
+// into the pointer the kernel gets, so the same cases serve a device: upload in that function, download after the kernel.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -30,8 +31,8 @@ struct DeltaShape {
 
 inline std::string describe(const DeltaShape& x) {
   const char* decay[] = {"none", "positive", "zeros", "negative"};
-  return fmt::format("B{} T{} H{}/{}/{} K{} V{} decay={} fused={} carried={}", x.size.batch, x.size.tokens, x.size.heads, x.size.key_heads, x.size.value_heads,
-                     x.size.key_dim, x.size.value_dim, decay[int(x.decay)], x.fused, x.carried);
+  return fmt::format("B{} T{} H{}/{}/{} K{} V{} decay={} fused={} carried={}", x.size.batch, x.size.tokens, x.size.heads, x.size.key_heads,
+                     x.size.value_heads, x.size.key_dim, x.size.value_dim, decay[int(x.decay)], x.fused, x.carried);
 }
 
 inline std::vector<DeltaShape> delta_shapes() {
@@ -42,7 +43,10 @@ inline std::vector<DeltaShape> delta_shapes() {
       const int64_t value_dims[] = {64, 20, 48, 8, 33};
       const int64_t heads[][3] = {{1, 1, 1}, {2, 2, 2}, {2, 1, 2}, {4, 2, 1}, {2, 2, 1}};
       const int64_t* h = heads[i % 5];
-      shapes.push_back({{1 + i % 2, tokens, h[0], h[1], h[2], key_dim, value_dims[(i * 2 + i / 5) % 5]}, DeltaDecay((i + i / 4) % 4), i % 3 == 1, i % 2 == 1});
+      shapes.push_back({{1 + i % 2, tokens, h[0], h[1], h[2], key_dim, value_dims[(i * 2 + i / 5) % 5]},
+                        DeltaDecay((i + i / 4) % 4),
+                        i % 3 == 1,
+                        i % 2 == 1});
       ++i;
     }
   shapes.push_back({{2, 130, 6, 2, 3, 16, 24}, DeltaDecay::negative, true, true});   // groups of keys and values that straddle each other
@@ -59,7 +63,8 @@ struct DeltaLayout {
   bool fused;
   explicit DeltaLayout(const DeltaShape& x) : fused(x.fused) {
     const DeltaSizes& n = x.size;
-    const int64_t q_row = n.heads * n.key_dim, k_row = n.key_heads * n.key_dim, v_row = n.value_heads * n.value_dim, rows = n.batch * n.tokens;
+    const int64_t q_row = n.heads * n.key_dim, k_row = n.key_heads * n.key_dim, v_row = n.value_heads * n.value_dim,
+                  rows = n.batch * n.tokens;
     q_stride = q_row, k_stride = k_row, v_stride = v_row;
     q_size = rows * q_row, k_size = rows * k_row, v_size = rows * v_row;
     if (!fused) return;
@@ -168,7 +173,8 @@ inline DeltaAnswer delta_answer(const DeltaProblem& p) {
       for (int64_t t = T - 1; t >= 0; --t) {
         const int64_t at = b * T + t, gate = at * H + h;
         const double a = p.decay.empty() ? 1 : p.decay[gate], w = p.write[gate], e = p.erase[gate];
-        const double *q = &p.q[gate * K], *k = &p.k[(at * Hk + hk) * K], *v = &p.v[(at * Hv + hv) * V], *last = &M[t * VK], *next = &M[(t + 1) * VK];
+        const double *q = &p.q[gate * K], *k = &p.k[(at * Hk + hk) * K], *v = &p.v[(at * Hv + hv) * V], *last = &M[t * VK],
+                     *next = &M[(t + 1) * VK];
         double *dq = &r.dq[gate * K], *dk = &r.dk[(at * Hk + hk) * K], *dv = &r.dv[(at * Hv + hv) * V];
         for (int64_t i = 0; i < V; ++i)
           for (int64_t j = 0; j < K; ++j) {
@@ -212,10 +218,12 @@ inline DeltaProblem slice(const DeltaProblem& p, int64_t begin, int64_t end) {
   const auto cut = [&](const std::vector<double>& x) {
     const int64_t width = int64_t(x.size()) / (n.batch * n.tokens);
     std::vector<double> part;
-    for (int64_t b = 0; b < n.batch && width > 0; ++b) part.insert(part.end(), x.begin() + (b * n.tokens + begin) * width, x.begin() + (b * n.tokens + end) * width);
+    for (int64_t b = 0; b < n.batch && width > 0; ++b)
+      part.insert(part.end(), x.begin() + (b * n.tokens + begin) * width, x.begin() + (b * n.tokens + end) * width);
     return part;
   };
-  DeltaProblem part{p.shape, p.scale, cut(p.q), cut(p.k), cut(p.v), cut(p.decay), cut(p.write), cut(p.erase), p.memory_in, cut(p.dy), p.d_memory_out};
+  DeltaProblem part{p.shape,      p.scale,      cut(p.q),    cut(p.k),  cut(p.v),      cut(p.decay),
+                    cut(p.write), cut(p.erase), p.memory_in, cut(p.dy), p.d_memory_out};
   part.shape.size.tokens = end - begin;
   return part;
 }
@@ -240,7 +248,11 @@ template <class T> struct DeltaRun {
     scatter(p.v, layout.fused ? q : v, layout.v, layout.v_stride);
     for (double e : p.dy) dy.push_back(T(e));
     y.assign(dy.size(), nan);
-    for (auto [from, to] : {std::pair(&p.decay, &decay), {&p.write, &write}, {&p.erase, &erase}, {&p.memory_in, &memory_in}, {&p.d_memory_out, &d_memory_out}})
+    for (auto [from, to] : {std::pair(&p.decay, &decay),
+                            {&p.write, &write},
+                            {&p.erase, &erase},
+                            {&p.memory_in, &memory_in},
+                            {&p.d_memory_out, &d_memory_out}})
       for (double e : *from) to->push_back(Wide<T>(e));
     const int64_t heads = n.batch * n.heads, memory = n.value_dim * n.key_dim;
     for (auto* x : {&memory_out, &d_memory_in}) x->assign(heads * memory, wide_nan);
@@ -320,13 +332,20 @@ struct DeltaPart {
   std::vector<double> DeltaAnswer::*part;
   bool gradient;
 };
-inline constexpr DeltaPart kDeltaParts[] = {
-    {"y", &DeltaAnswer::y, false},           {"memory_out", &DeltaAnswer::memory_out, false}, {"dq", &DeltaAnswer::dq, true},
-    {"dk", &DeltaAnswer::dk, true},          {"dv", &DeltaAnswer::dv, true},                  {"d_decay", &DeltaAnswer::d_decay, true},
-    {"d_write", &DeltaAnswer::d_write, true}, {"d_erase", &DeltaAnswer::d_erase, true},       {"d_memory_in", &DeltaAnswer::d_memory_in, true}};
+inline constexpr DeltaPart kDeltaParts[] = {{"y", &DeltaAnswer::y, false},
+                                            {"memory_out", &DeltaAnswer::memory_out, false},
+                                            {"dq", &DeltaAnswer::dq, true},
+                                            {"dk", &DeltaAnswer::dk, true},
+                                            {"dv", &DeltaAnswer::dv, true},
+                                            {"d_decay", &DeltaAnswer::d_decay, true},
+                                            {"d_write", &DeltaAnswer::d_write, true},
+                                            {"d_erase", &DeltaAnswer::d_erase, true},
+                                            {"d_memory_in", &DeltaAnswer::d_memory_in, true}};
 
-// Every part of the answer that is further off than allowed, as a sentence naming shape, seed, worst index and both values; empty when all hold.
-inline std::string delta_mismatch(const DeltaAnswer& got, const DeltaAnswer& want, const DeltaShape& shape, uint64_t seed, double outputs, double gradients) {
+// Every part of the answer that is further off than allowed, as a sentence naming shape, seed, worst index and both values; empty when
+// all hold.
+inline std::string delta_mismatch(const DeltaAnswer& got, const DeltaAnswer& want, const DeltaShape& shape, uint64_t seed, double outputs,
+                                  double gradients) {
   std::string text;
   for (const DeltaPart& p : kDeltaParts) {
     const std::vector<double>&a = got.*p.part, &b = want.*p.part;
@@ -335,8 +354,8 @@ inline std::string delta_mismatch(const DeltaAnswer& got, const DeltaAnswer& wan
     size_t worst = 0;
     for (size_t i = 0; i < std::min(a.size(), b.size()); ++i)
       if (!(std::abs(a[i] - b[i]) <= std::abs(a[worst] - b[worst]))) worst = i;
-    text += fmt::format("{} is off by {:.2e} ({} seed {}): worst [{}] is {}, needs {}\n", p.name, off, describe(shape), seed, worst, a.empty() ? 0 : a[worst],
-                        b.empty() ? 0 : b[worst]);
+    text += fmt::format("{} is off by {:.2e} ({} seed {}): worst [{}] is {}, needs {}\n", p.name, off, describe(shape), seed, worst,
+                        a.empty() ? 0 : a[worst], b.empty() ? 0 : b[worst]);
   }
   return text;
 }
