@@ -42,7 +42,7 @@ std::atomic<uint32_t> next_pool{1};
 thread_local uint32_t current_pool = 0;
 
 void* system_allocate(size_t bytes, Device device) {
-  if (!device.is_cuda()) return std::aligned_alloc(64, bytes);
+  if (!device.is_cuda()) return std::aligned_alloc(64, (bytes + 63) / 64 * 64);   // a multiple of the alignment, as the standard asks
   if constexpr (with_cuda) return cuda::allocate(bytes);
   return nullptr;
 }
