@@ -1,4 +1,5 @@
 // Where a number stopped being finite: the recorded graph in the order it was made, looking at whatever was kept for the backward.
+#include <algorithm>
 #include <cmath>
 #include <deque>
 #include <map>
@@ -9,19 +10,19 @@
 namespace ttr {
 namespace {
 
-enum Kind { fine, infinite, nan };   // worse is larger
+enum Kind { fine, below, above, nan };   // finite, -inf, inf, not a number
 
 Kind kind_of(const Tensor& t) {
   if (!is_floating(t.dtype())) return fine;
   Kind worst = fine;
   for (const double v : t.to_vector<double>()) {
     if (std::isnan(v)) return nan;
-    if (std::isinf(v)) worst = infinite;
+    if (std::isinf(v)) worst = std::max(worst, v < 0 ? below : above);
   }
   return worst;
 }
 
-const char* word(Kind k) { return k == nan ? "nan" : "infinite"; }
+const char* word(Kind k) { return k == nan ? "nan" : k == above ? "inf" : "-inf"; }
 
 // The parameter with the fewest operations between it and node; "" when there is none below.
 std::string nearest_parameter(Node* node, const std::map<const Node*, std::string>& names) {
@@ -39,26 +40,27 @@ std::string nearest_parameter(Node* node, const std::map<const Node*, std::strin
 
 struct Finding { uint64_t order; std::string text; };
 
-// The oldest node with an output of that kind, as far as outputs were kept.
+// The oldest node with an output of that kind or a worse one, as far as outputs were kept.
 std::optional<Finding> first_output(const std::map<uint64_t, Node*>& graph, Kind wanted, const std::map<const Node*, std::string>& names) {
   std::optional<Finding> best;
-  const auto blame = [&](Node* node) {
+  const auto blame = [&](Node* node, Kind k) {
     if (best && best->order <= node->order) return;
     const std::string near = nearest_parameter(node, names);
-    best = {node->order, fmt::format("an output of {} is {}{}", node->name, word(wanted), near.empty() ? "" : "; the nearest parameter is " + near)};
+    best = {node->order, fmt::format("an output of {} is {}{}", node->name, word(k), near.empty() ? "" : "; the nearest parameter is " + near)};
   };
   for (const auto& [order, node] : graph) {
     if (best && best->order < order) break;   // a user is younger than what it uses
     for (const Tensor& y : node->kept_outputs)
-      if (y.defined() && kind_of(y) >= wanted) blame(node);
+      if (const Kind k = y.defined() ? kind_of(y) : fine; k >= wanted) blame(node, k);
     for (size_t i = 0; i < node->kept_inputs.size(); ++i) {
       const Tensor& x = node->kept_inputs[i];
-      if (!x.defined() || kind_of(x) < wanted) continue;
+      const Kind k = x.defined() ? kind_of(x) : fine;
+      if (k < wanted) continue;
       if (node->edges[i].node) {
-        blame(node->edges[i].node);
+        blame(node->edges[i].node, k);
       } else if (!best) {
         const std::string near = nearest_parameter(node, names);
-        best = {order, fmt::format("input {} of {}, a constant or part of the batch, is {}{}", i, node->name, word(wanted),
+        best = {order, fmt::format("input {} of {}, a constant or part of the batch, is {}{}", i, node->name, word(k),
                                    near.empty() ? "" : "; the nearest parameter is " + near)};
       }
     }
@@ -83,10 +85,9 @@ std::string explain_nonfinite(const Tensor& total, const Arena& arena) {
       if (!n || !graph.emplace(n->order, n).second) continue;
       for (const Edge& e : n->edges) next.push_back(e.node);
     }
-    // An infinity may be meant (a mask before a softmax), so a NaN is looked for first.
-    if (k == nan)
-      if (const auto found = first_output(graph, nan, names)) return found->text;
-    if (const auto found = first_output(graph, infinite, names)) return found->text;
+    // -inf may be meant (a mask before a softmax), so it is blamed last.
+    for (const Kind wanted : {above, below})
+      if (const auto found = first_output(graph, wanted, names)) return found->text;
     return fmt::format("the loss itself, an output of {}, is {}", total.body()->node->name, word(k));
   }
 

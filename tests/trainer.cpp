@@ -30,6 +30,35 @@ struct Net {   // 6 -> 10 -> 5
 };
 Net net(Dtype dtype) { return {dense(6, 10, 1, dtype), dense(10, 5, 2, dtype)}; }
 
+struct Larger {
+  Net net;
+  Parameter extra;
+  void each(auto&& f) { net.each(f), f("extra", extra); }
+};
+struct Explosive {
+  Dense below, above;
+  Tensor operator()(const Tensor& x) const { return above(exp(below(x))); }
+  void each(auto&& f) { f("below", below), f("above", above); }
+};
+struct Tied {
+  Parameter table;        // [4, 3]
+  Dense middle;
+  Parameter again;        // the table once more
+  void each(auto&& f) { f("table", table), f("middle", middle), f("again", again); }
+};
+struct Point {
+  Parameter at;
+  void each(auto&& f) { f("at", at); }
+};
+struct Nothing {
+  void each(auto&&) {}
+};
+
+struct TensorRate {   // what a rule reads where its numbers are tensors
+  using Number = double;
+  double step_size, momentum, correct1, correct2, decay;
+};
+
 struct Batch {
   Tensor input, target;   // [N, 6], i32 [N]
   void each(auto&& f) { f("input", input), f("target", target); }
@@ -134,10 +163,6 @@ TEST_CASE("AdamW with clipping and decay is the loop written by hand") {
 }
 
 TEST_CASE("one update rule, two clocks: with Tensor as inside a layer, and over the arena") {
-  struct TensorRate {
-    using Number = double;
-    double step_size, momentum, correct1, correct2, decay;
-  };
   const auto compare = [](auto rule, auto number, double tolerance) {
     using X = decltype(number);
     constexpr int64_t n = 133;   // not a multiple of a vector
@@ -173,7 +198,9 @@ TEST_CASE("one update rule, two clocks: with Tensor as inside a layer, and over 
 
 TEST_CASE("micro-batches equal the big batch, also when label counts differ") {
   Net big = net(Dtype::f64), small = net(Dtype::f64), wrong = net(Dtype::f64);
-  Trainer one(big, AdamW{}, mean_loss), many(small, AdamW{}, summed_loss), means(wrong, AdamW{}, mean_loss);
+  Trainer one(big, AdamW{}, mean_loss);
+  Trainer many(small, AdamW{}, summed_loss);
+  Trainer means(wrong, AdamW{}, mean_loss);
   for (int s = 0; s < 5; ++s) {
     const std::vector<Batch> parts{batch(8, uint64_t(3 * s), Dtype::f64, 2), batch(6, uint64_t(3 * s + 1), Dtype::f64), batch(10, uint64_t(3 * s + 2), Dtype::f64, 5)};
     const Batch whole{concat({parts[0].input, parts[1].input, parts[2].input}, 0), [&] {
@@ -215,12 +242,6 @@ TEST_CASE("clipping bounds the step, and reports the norm before it") {
 }
 
 TEST_CASE("tied parts are one parameter: one place, the sum of both gradients") {
-  struct Tied {
-    Parameter table;      // [4, 3]
-    Dense middle;
-    Parameter again;
-    void each(auto&& f) { f("table", table), f("middle", middle), f("again", again); }
-  };
   Tied model{Parameter(normal({4, 3}, 1, 1, 0, 1, {Dtype::f64})), dense(3, 3, 2, Dtype::f64), {}};
   model.again = model.table;
   const Tensor x = normal({5, 4}, 1, 3, 0, 1, {Dtype::f64}), pull = normal({5, 4}, 1, 4, 0, 1, {Dtype::f64});
@@ -321,11 +342,7 @@ TEST_CASE("save and load continue bit for bit; another model's file is refused")
   Dense single = dense(6, 5, 1, Dtype::f32);
   Trainer smaller(single, AdamW{}, mean_loss);
   CHECK(has(what_of([&] { smaller.load(path); }), "which the model does not have; was it another model"));
-  struct Larger {
-    Net net;
-    Parameter extra;
-    void each(auto&& f) { net.each(f), f("extra", extra); }
-  } larger{net(Dtype::f32), Parameter(zeros({2}))};
+  Larger larger{net(Dtype::f32), Parameter(zeros({2}))};
   Trainer more(larger, AdamW{}, [](const Larger& m, const Batch& b) { return mean_loss(m.net, b) + sum(*m.extra); });
   CHECK(has(what_of([&] { more.load(path); }), "[load] extra is not in "));
   std::filesystem::remove(path);
@@ -344,11 +361,7 @@ TEST_CASE("a backward through a graph recorded before the update is refused") {
 }
 
 TEST_CASE("a step that is not finite changes nothing and is explained") {
-  struct Explosive {
-    Dense below, above;
-    Tensor operator()(const Tensor& x) const { return above(exp(below(x))); }
-    void each(auto&& f) { f("below", below), f("above", above); }
-  } model{dense(6, 10, 1, Dtype::f32), dense(10, 5, 2, Dtype::f32)};
+  Explosive model{dense(6, 10, 1, Dtype::f32), dense(10, 5, 2, Dtype::f32)};
   Trainer trainer(model, AdamW{}, mean_loss);
   const Batch good = batch(8, 1, Dtype::f32), bad{good.input * 1e4, good.target};
   trainer.step(good, {.rate = 0.01});
@@ -359,13 +372,12 @@ TEST_CASE("a step that is not finite changes nothing and is explained") {
   CHECK(values_of(model) == before);
   CHECK(trainer.step(good, {.rate = 0.01}).finite());
   const std::string why = trainer.explain_nonfinite(bad);
-  CHECK_MESSAGE((has(why, "exp") || has(why, "matmul")), why);
-  CHECK_MESSAGE((has(why, "below.") || has(why, "above.")), why);
+  CHECK(why == "an output of exp is inf; the nearest parameter is below.bias");
   CHECK(trainer.explain_nonfinite(good) == "the loss and every gradient are finite");
 
   // a finite loss with an infinite slope: sqrt at 0
   Dense single = dense(6, 5, 1, Dtype::f64);
-  Trainer root(single, Sgd{}, [](const Dense& m, const Batch& b) { return sum(sqrt(relu(m(b.input) * 0.0))) + sum(square(*m.bias)); });
+  Trainer root(single, Sgd{}, [](const Dense& m, const Batch& b) { return sum(sqrt(square(m(b.input) * 0.0))) + sum(square(*m.bias)); });
   const StepReport slope = root.step(batch(4, 1, Dtype::f64), {.rate = 0.1});
   CHECK(std::isfinite(slope.loss()));
   CHECK_FALSE(slope.finite());
@@ -373,10 +385,6 @@ TEST_CASE("a step that is not finite changes nothing and is explained") {
 }
 
 TEST_CASE("a quadratic converges under each rule") {
-  struct Point {
-    Parameter at;
-    void each(auto&& f) { f("at", at); }
-  };
   const Tensor aim = normal({9}, 3, 3, 0, 1, {Dtype::f64});
   const auto loss = [](const Point& m, const Tensor& target) { return sum(square(*m.at - target)); };
   const auto run = [&](UpdateRule rule, double rate) {
@@ -392,15 +400,11 @@ TEST_CASE("a quadratic converges under each rule") {
 }
 
 TEST_CASE("the numbers do not depend on the number of threads") {
-  struct Wide {
-    Parameter at;   // [40000]
-    void each(auto&& f) { f("at", at); }
-  };
   const auto run = [](int threads) {
     const int before = thread_count();
     set_thread_count(threads);
-    Wide wide{Parameter(normal({40000}, 1, 1))};
-    Trainer trainer(wide, AdamW{}, [](const Wide& m, const Tensor& x) { return sum(square(*m.at - x)); });
+    Point wide{Parameter(normal({40000}, 1, 1))};
+    Trainer trainer(wide, AdamW{}, [](const Point& m, const Tensor& x) { return sum(square(*m.at - x)); });
     std::vector<double> norms;
     for (int s = 0; s < 3; ++s) norms.push_back(trainer.step(normal({40000}, 2, uint64_t(s)), {.rate = 0.1, .clip = 1}).grad_norm());
     set_thread_count(before);
@@ -415,7 +419,7 @@ TEST_CASE("refusals say what is wrong") {
   Trainer trainer(model, Sgd{}, mean_loss);
   const Batch b = batch(8, 1, Dtype::f32);
   CHECK(what_of([&] { trainer.capture(b); }) == "[capture] the model is on cpu, needs cuda; only there can a step become a graph");
-  CHECK(what_of([&] { trainer.replay(b); }) == "[replay] the batches have 2 tensors, needs the 0 that were captured");
+  CHECK(what_of([&] { trainer.replay(b); }) == "[replay] no step was captured, needs capture() first");
   CHECK(what_of([&] { trainer.step(std::vector<Batch>{}); }) == "[trainer] there are 0 micro-batches, needs at least one");
   CHECK(what_of([&] { trainer.step(b, {.rate = NAN}); }) == "[trainer] rate is nan, needs a finite number");
   Trainer rows(model, Sgd{}, [](const Net& m, const Batch& x) { return m(x.input); });
@@ -423,19 +427,14 @@ TEST_CASE("refusals say what is wrong") {
   CHECK(has(what_of([&] { trainer.step(b); }), "[trainer] below.weight was rebound since the trainer took the model"));   // rows took it over
   Trainer cut(model, Sgd{}, [](const Net& m, const Batch& x) { return stop_gradient(mean_loss(m, x)); });
   CHECK(has(what_of([&] { cut.step(b); }), "[trainer] the loss is untracked, needs to depend on a parameter"));
-  struct Nothing {
-    void each(auto&&) {}
-  } nothing;
+  Nothing nothing;
   CHECK(has(what_of([&] { Trainer t(nothing, Sgd{}, [](const Nothing&, const Tensor& x) { return x; }); }), "[arena] the model has 0 parameters"));
   Net mixed{dense(6, 10, 1, Dtype::f32), dense(10, 5, 2, Dtype::f64)};
   CHECK(has(what_of([&] { Trainer t(mixed, Sgd{}, mean_loss); }), "[arena] below.weight is f32 and above.weight is f64, needs f64 for all or none"));
 }
 
 TEST_CASE("a report can be read later, for as long as its place lasts") {
-  struct Point {
-    Parameter at;
-    void each(auto&& f) { f("at", at); }
-  } point{Parameter(ones({1}))};
+  Point point{Parameter(ones({1}))};
   Trainer trainer(point, Sgd{}, [](const Point& m, const Tensor& x) { return sum(*m.at * x); });
   const Tensor x = ones({1});
   const StepReport first = trainer.step(x, {.rate = 0});
