@@ -94,12 +94,13 @@ void Stepper::launch_update() {
   const int64_t n = arena_.count();
   dispatch("trainer", arena_.master(), [&]<class T>(auto place) {
     if constexpr (!std::is_same_v<T, bf16>) {   // masters are f32 or f64
+      constexpr bool on_cuda = decltype(place)::cuda;
       std::visit([&](const auto& rule) {
         Update<T> u{.n = n, .decaying = arena_.decaying(), .master = static_cast<T*>(arena_.master().address()), .gradient = in<T>(arena_.gradient()),
                     .state = state_at(state_)};
         for (int i = 0; i < rule.memories; ++i) u.memory[i] = static_cast<T*>(arena_.memories()[size_t(i)].address());
         if (arena_.rounded().defined()) u.rounded = static_cast<bf16*>(arena_.rounded().address());
-        if constexpr (place.cuda) {
+        if constexpr (on_cuda) {
           must("trainer", cuda::measure<T>(n, u.gradient, betas_of(rule), state_at(state_), records_at(records_), workspace_at(partial_), place.stream));
           must("trainer", cuda::update(rule, u, place.stream));
         } else {
