@@ -21,7 +21,7 @@ struct DeltaSizes {
   int64_t batch = 0, tokens = 0, heads = 0;
   int64_t key_heads = 0, value_heads = 0;      // each divides heads; head h reads key head h / (heads / key_heads)
   int64_t key_dim = 0, value_dim = 0;
-  int64_t chunks() const { return (tokens + kDeltaChunk - 1) / kDeltaChunk; }
+  TTR_BOTH int64_t chunks() const { return (tokens + kDeltaChunk - 1) / kDeltaChunk; }
 };
 
 template <class T> struct DeltaForward {

@@ -75,7 +75,7 @@ template <class Rule> struct Descend {
   }
 
   State start(State s) const {
-    s.anchor = s.theta;
+    if (at == Point::chunk) s.anchor = s.theta;
     for (int m = 0; m < Rule::memories; ++m)
       for (const auto& [part, p] : s.theta.parts) s.memory.set(memory_name(m, part), zeros(p.shape(), like(p)));
     return s;

@@ -1,4 +1,4 @@
-#include <ttr/core/grad.hpp>
+#include <ttr/core/ops.hpp>
 #include <ttr/layers/problem.hpp>
 
 namespace ttr {
@@ -82,6 +82,31 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
   }
   p.want_state = arguments.want_state;
   return p;
+}
+
+Tensor normed_keys(const Tensor& x, const Reading& reading) {
+  switch (reading.key_norm) {
+    case KeyNorm::none: return x;
+    case KeyNorm::l2: return l2_norm(x, reading.key_eps);
+    case KeyNorm::rms: return x * rsqrt(mean(square(x), -1, true) + reading.key_eps);
+    case KeyNorm::sum: return x / sum(x, -1, true);
+  }
+  return x;
+}
+
+Tensor over_heads(const Tensor& x, int64_t heads) {
+  const int64_t h = x.size(2);
+  if (h == heads) return x;
+  const Shape grouped = x.shape().insert(3, 1);
+  return reshape(broadcast_to(reshape(x, grouped), grouped.with(3, heads / h)), x.shape().with(2, heads));
+}
+
+Tensor position_state(int64_t position) { return from_vector(std::vector<int32_t>{int32_t(position)}, {}, {Dtype::i32, cpu_device}); }
+int64_t position_of(const Slots& state) {
+  if (state.empty()) return 0;
+  const auto found = state.find("position");
+  if (found == state.end()) throw refuse("memory", "state has no position, needs [] i32: the tokens it has absorbed; pass on what an earlier call answered");
+  return int64_t(found->second.item());
 }
 
 }  // namespace ttr
