@@ -12,10 +12,7 @@ constexpr const char* kWhere = "language_model";
 // How many tokens of the same document stand before each: i32 [B, T].
 Tensor places_in_documents(const Tensor& segments) {
   const int64_t B = segments.size(0), T = segments.size(1);
-  const Tensor ids = cast(segments, Dtype::f64);
-  Tensor starts = zeros({B, 1}, like(ids));
-  if (T > 1) starts = concat({starts, 1.0 - equal(slice(ids, 1, 1, T), slice(ids, 1, 0, T - 1))}, 1);
-  const Tensor document = cumsum(starts, 1);   // [B, T]
+  const Tensor document = cast(documents_of(segments), Dtype::f32);
   const Tensor same = equal(reshape(document, {B, T, 1}), reshape(document, {B, 1, T}));
   return cast(sum(tril(same, -1), -1), Dtype::i32);
 }
