@@ -83,7 +83,7 @@ Tensor MemoryLayer::normed(const Tensor& x, const std::optional<RMSNorm>& rms) c
   return x;
 }
 
-Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* state) const {
+MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, MemoryState* state) const {
   const MemoryOptions& o = options;
   const Surroundings& around = *o.around;
   if (x.rank() != 3 || x.size(2) != o.dim) throw refuse(kWhere, "x has shape {}, needs [B, T, {}]", to_string(x.shape()), o.dim);
@@ -110,31 +110,40 @@ Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* st
     cut(mixed, 0, 4);
   }
 
-  Arguments arguments;
+  Asked asked{{}, parts[3]};
   Tensor q = normed(reshape(parts[0], {B, T, o.heads, widths_[0] / o.heads}), query_norm);
   if (around.rotary) q = rotary(q, first, around.rotary_base);
-  arguments.slots["q"] = q;
+  asked.slots["q"] = q;
   if (widths_[1] > 0) {
     const int64_t key_dim = widths_[1] / (n * o.key_heads);
     Tensor k = normed(reshape(parts[1], {B, T, n * o.key_heads, key_dim}), key_norm);
     if (around.rotary) k = rotary(k, first, around.rotary_base);   // the writes of a token have its position
-    arguments.slots["k"] = reshape(k, {B, T * n, o.key_heads, key_dim});
+    asked.slots["k"] = reshape(k, {B, T * n, o.key_heads, key_dim});
   }
-  arguments.slots["v"] = reshape(parts[2], {B, T * n, o.value_heads, widths_[2] / (n * o.value_heads)});
-  for (const Gate& g : gates) arguments.slots[g.slot.name] = g(x);
-  for (const HeadSlot& h : learned) arguments.slots[h.slot.name] = h();
-  for (const auto& [name, value] : frozen) arguments.slots[name] = value.value;
+  asked.slots["v"] = reshape(parts[2], {B, T * n, o.value_heads, widths_[2] / (n * o.value_heads)});
+  for (const Gate& g : gates) asked.slots[g.slot.name] = g(x);
+  for (const HeadSlot& h : learned) asked.slots[h.slot.name] = h();
+  for (const auto& [name, value] : frozen) asked.slots[name] = value.value;
+  return asked;
+}
+
+Slots MemoryLayer::slots(const Tensor& x) const { return ask(x, {}, nullptr).slots; }
+
+Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* state) const {
+  const MemoryOptions& o = options;
+  Asked asked = ask(x, segments, state);
+  Arguments arguments{.slots = std::move(asked.slots)};
   arguments.segments = segments;
   if (state) arguments.state = std::move(state->memory), arguments.want_state = true;
 
   Answer answer = remember(o.recipe, arguments, o.route);   // [B, T, H, V]
   if (state) {
     state->memory = std::move(answer.state);
-    state->position += T;
+    state->position += x.size(1);
   }
   Tensor y = output_norm ? (*output_norm)(answer.y) : answer.y;
-  if (around.output_gate) y = y * silu(reshape(parts[3], y.shape()));
-  return output(reshape(y, {B, T, y.size(2) * y.size(3)}));
+  if (asked.gate.defined()) y = y * silu(reshape(asked.gate, y.shape()));
+  return output(reshape(y, {y.size(0), y.size(1), y.size(2) * y.size(3)}));
 }
 
 Problem MemoryLayer::problem(int64_t batch, int64_t tokens, bool training) const {

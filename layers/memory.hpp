@@ -33,6 +33,7 @@ struct MemoryLayer {
   MemoryLayer(MemoryOptions, Init&);
   Tensor operator()(const Tensor& x, const Tensor& segments = {}) const;   // segments i32 [B, T]
   Tensor step(const Tensor& x, MemoryState&) const;                        // any number of tokens, continuing; equal to the call on all of them
+  Slots slots(const Tensor& x) const;                                      // what the recipe is called with for these tokens
   Problem problem(int64_t batch, int64_t tokens, bool training) const;     // what the plan decides on
 
   void each(auto&& f) {
@@ -53,6 +54,8 @@ struct MemoryLayer {
   Linear output;
 
  private:
+  struct Asked { Slots slots; Tensor gate; };   // gate [B, T, H V] or undefined
+  Asked ask(const Tensor& x, const Tensor& segments, MemoryState*) const;
   Tensor run(const Tensor& x, const Tensor& segments, MemoryState*) const;
   Tensor normed(const Tensor& x, const std::optional<RMSNorm>&) const;
   int64_t widths_[4] = {};   // of q, k, v and the output gate
