@@ -28,7 +28,7 @@ if(ttr_with_cuda)
   unset(CMAKE_CXX_STANDARD)
   add_library(ttr_cuda OBJECT ${cuda_sources})
   set(CMAKE_CXX_STANDARD ${ttr_cxx_standard})
-  set_target_properties(ttr_cuda PROPERTIES CUDA_ARCHITECTURES OFF)
+  set_target_properties(ttr_cuda PROPERTIES CUDA_ARCHITECTURES OFF CUDA_EXTENSIONS ON)   # without extensions CMake adds a -std of its own
   target_compile_options(ttr_cuda PRIVATE -std=c++20 --expt-relaxed-constexpr -diag-suppress=20012,20013,20015)
   foreach(arch ${TTR_CUDA_ARCHITECTURES})
     target_compile_options(ttr_cuda PRIVATE "SHELL:-gencode=arch=compute_${arch},code=sm_${arch}")
