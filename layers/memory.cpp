@@ -1,13 +1,11 @@
 #include <ttr/core/ops.hpp>
-#include <ttr/layers/fold.hpp>
 #include <ttr/layers/memory.hpp>
+#include <ttr/layers/plan.hpp>
 
 namespace ttr {
 namespace {
 
 constexpr const char* kWhere = "memory_layer";
-
-Answer answer_of(const Recipe& recipe, const Arguments& arguments, const std::string&) { return fold(recipe, arguments); }
 
 int64_t size_of(const Slot& s, const MemoryOptions& o) {
   int64_t n = 1;
@@ -129,7 +127,7 @@ Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* st
   arguments.segments = segments;
   if (state) arguments.state = std::move(state->memory), arguments.want_state = true;
 
-  Answer answer = answer_of(o.recipe, arguments, o.route);   // [B, T, H, V]
+  Answer answer = remember(o.recipe, arguments, o.route);   // [B, T, H, V]
   if (state) {
     state->memory = std::move(answer.state);
     state->position += T;

@@ -254,7 +254,7 @@ TEST_SUITE("modules") {
           const Recording off(false);
           return loss().item();
         };
-        const double h = 1e-4, numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+        const double h = 1e-5, numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
         parameters[i]->rebind(xs[i]);
         CHECK(analytic != 0);
         CHECK(std::abs(analytic - numeric) < 1e-9 + 1e-6 * std::abs(numeric));
