@@ -56,7 +56,7 @@ struct LinearMap {
   Tensor query(const View&) const;                                                // phi(q_t) [N, P]
 };
 
-// m(k) = W_2 act(W_1 k): a two-layer perceptron whose weights are the memory; the initial weights are learned (layers.md S44).
+// m(k) = W_2 act(W_1 k): a two-layer perceptron whose weights are the memory; the initial weights are learned (arXiv 2501.00663).
 enum class Activation { gelu, silu, tanh, relu, identity };
 template <> struct NamesOf<Activation> {
   static constexpr std::pair<Activation, const char*> names[] = {
@@ -77,7 +77,7 @@ struct Mlp {
   Tensor apply(const Pack& theta, const Tensor& x) const;                         // [N, K] -> [N, V]
 };
 
-// m(k) = polynomial of degree 0, 1 or 2 around q_t (local polynomials: layers.md S4, S5). Features of z = k - q_t: [1; z; z_i^2; sqrt2 z_i z_j].
+// m(k) = polynomial of degree 0, 1 or 2 around q_t (local polynomials: arXiv 2501.12352, 2510.01450). Features of z = k - q_t: [1; z; z_i^2; sqrt2 z_i z_j].
 struct Polynomial {
   static constexpr const char* name = "polynomial";
   int64_t degree = 1;

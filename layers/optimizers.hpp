@@ -147,7 +147,7 @@ template <class Rule> struct Descend {
 };
 
 // Implicit gradient descent (Longhorn, arXiv 2407.14207): argmin 1/2 |M - M_{t-1}|^2 + delta/2 |v - M phi|^2, so a step delta / (1 + delta |phi|^2).
-// The talk's slide prints 1 / (1 + delta |k|^2), which is not a stationary point unless delta = 1 (layers.md 0.3.1).
+// The talk's slide prints 1 / (1 + delta |k|^2), which is not a stationary point unless delta = 1 (docs/3-three-ingredients.md).
 struct Proximal {
   static constexpr const char* name = "proximal";
   static constexpr Demand demand = Demand::streamed;

@@ -12,7 +12,7 @@ struct EvenWeights {
   Weighing weigh(const View&) const;
 };
 
-// gamma_i = w_i prod_{s > i} a_s with a_s = exp(log_decay_s) (layers.md 2.D). Per head the decay is a weight; per channel, value or entry it is
+// gamma_i = w_i prod_{s > i} a_s with a_s = exp(log_decay_s) (arXiv 2312.06635). Per head the decay is a weight; per channel, value or entry it is
 // the weight decay of a regression whose columns, rows or entries each forget at their own rate, so only a step on the parameters.
 enum class Decay { head, channel, value, entry };     // log_decay [T], [T, K], [T, V], [T, V, K]
 enum class WriteGate { none, gate, log };             // w_i: 1, the slot write_gate in [0, 1], or exp of the unbounded slot log_write_gate (mLSTM)
@@ -40,7 +40,7 @@ struct GeometricWeights {
 
 // The weight decay of stochastic gradient descent with an L2 penalty (arXiv 2501.12352): a_t = 1 - step_size_t weight_decay_t, which may be negative.
 // The talk says this is Gated DeltaNet after a reparameterisation; that holds with alpha = a, beta' = beta / a and the value rescaled, v' = a v
-// (layers.md 0.3.4), and is singular where step_size weight_decay = 1. Here it is itself.
+// (docs/3-three-ingredients.md), and is singular where step_size weight_decay = 1. Here it is itself.
 struct WeightDecay {
   static constexpr const char* name = "weight_decay";
   std::vector<Slot> slots() const;
