@@ -12,7 +12,7 @@ struct Constant {
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;   // 1/2 |v_i - c|^2
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
   Design design(const View&) const;                                               // phi = 1
-  Tensor penalty(const View&) const;                                              // 0: a constant is never shrunk
+  Tensor penalty(const View&, const Tensor& ridge) const;                                              // 0: a constant is never shrunk
   Pack solved(const Tensor& solution) const;
 };
 
@@ -48,7 +48,7 @@ struct LinearMap {
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
   bool can_design() const { return erase == Erase::key && normaliser == Normaliser::none; }
   Design design(const View&) const;
-  Tensor penalty(const View&) const;                                              // identity
+  Tensor penalty(const View&, const Tensor& ridge) const;                                              // diag(ridge): one number, or one a feature
   Pack solved(const Tensor& solution) const;
 
  private:
@@ -87,7 +87,7 @@ struct Polynomial {
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;     // the value at z = 0: the first coefficient
   Design design(const View&) const;
-  Tensor penalty(const View&) const;                                              // 1 on everything but the constant
+  Tensor penalty(const View&, const Tensor& ridge) const;                                              // ridge on everything but the constant: one number, or one a degree
   Pack solved(const Tensor& solution) const;
   int64_t size(int64_t key_dim) const;
 

@@ -52,7 +52,11 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
       if (s.name == "k") p.key_heads = heads;
     }
     want.push_back(heads);
-    for (const Extent& e : s.shape) want.push_back(e.at(p.key_dim, p.value_dim));
+    const int lead = want.rank();
+    for (size_t j = 0; j < s.shape.size(); ++j) {
+      const bool given = s.shape[j].any && x.rank() == lead + int(s.shape.size()) && x.size(lead + int(j)) > 0;
+      want.push_back(given ? x.size(lead + int(j)) : s.shape[j].at(p.key_dim, p.value_dim));
+    }
     if (x.shape() != want) throw refuse(where, "{} has shape {}, needs {}", s.name, to_string(x.shape()), to_string(want));
     if (x.device() != p.device) throw refuse(where, "{} is on {}, needs {} as q; use to_device", s.name, name_of(x.device()), name_of(p.device));
     const bool narrow = s.name == "q" || s.name == "k" || s.name == "v";

@@ -50,6 +50,8 @@ struct WeightDecay {
 // gamma_i = kernel(k_i, q_t): large where the key is near the query.
 //   exponential   exp(k . q)                          (scale comes from the reading)
 //   gaussian      exp(-|k - q|^2 / (2 bandwidth^2))   slot bandwidth, one a head
+// scale: of the logits, where the function class must see q as it is (local polynomials); else the reading's scale says the same.
+// norm_weights: q and k times the learned slots q_norm_weight and k_norm_weight, after the reading's key norm (arXiv 2302.05442).
 // temperature: logits times a learned slot, one a head (arXiv 2010.04245). forget: times prod a_s (arXiv 2503.02130).
 enum class Kernel { exponential, gaussian };
 template <> struct NamesOf<Kernel> { static constexpr std::pair<Kernel, const char*> names[] = {{Kernel::exponential, "exponential"}, {Kernel::gaussian, "gaussian"}}; };
@@ -58,11 +60,15 @@ struct KernelWeights {
   Kernel kernel = Kernel::exponential;
   bool temperature = false;
   bool forget = false;
-  void each(auto&& f) { f("kernel", kernel), f("temperature", temperature), f("forget", forget); }
+  bool norm_weights = false;
+  Scale scale{};
+  void each(auto&& f) { f("kernel", kernel), f("temperature", temperature), f("forget", forget), f("norm_weights", norm_weights), f("scale", scale); }
 
   std::vector<Slot> slots() const;
   Weighing weigh(const View&) const;   // relative to the largest: log_scale is the largest logit
 };
+
+Weighing from_logits(const Tensor& logits);   // [N, pairs]; relative to the largest
 
 // Sums of log_decay: element i is log prod_{i < s <= t} a_s for the visible pairs i, [N, pairs]; the last column is 0.
 Tensor log_products(const View&, std::string_view slot);

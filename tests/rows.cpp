@@ -42,10 +42,21 @@ double worst(const std::vector<double>& a, const std::vector<double>& b) {
   return w;
 }
 
+// What a row runs as: the published recipe, but sizes that are longer than these sequences are those of the reference.
+Recipe recipe_of(const std::string& name) {
+  static const std::map<std::string, Recipe> sized{
+      {"cosformer", Recipe(EvenWeights{}, LinearMap{.feature = Cosformer{.horizon = 64}, .normaliser = Normaliser::clamp}, Descend<Sgd>{.at = initial})},
+      {"refreshed_least_squares", Recipe(GeometricWeights{}, LinearMap{}, Exact{.ridge = Ridge::refreshed, .chunk = 4})},
+  };
+  const Recipe& recipe = published(name).recipe;
+  const auto found = sized.find(name);
+  return found == sized.end() ? recipe : found->second;
+}
+
 void check_row(const reference::Row& row, int64_t tokens) {
   CAPTURE(row.name);
   CAPTURE(tokens);
-  const Recipe& recipe = published(row.name).recipe;
+  const Recipe recipe = recipe_of(row.name);
   CAPTURE(recipe.text());
   reference::Inputs inputs = row.draw(tokens, 4, 3, 7);
   Slots given = slots_of_row(recipe, inputs);
