@@ -173,10 +173,12 @@ int train_model(RunConfig c) {
   for (size_t order = 0; order < ngrams.size(); ++order) fmt::print("  {:<24} {:.4f}\n", fmt::format("byte n-gram, order {}", order), ngrams[order]);
   if (text.entropy_nats_per_byte) fmt::print("  {:<24} {:.4f}\n", "the grammar's entropy", *text.entropy_nats_per_byte);
   fmt::print("  {:<24} {:.4f}  (training {:.4f}, best {:.4f})\n", c.recipe.size() > 24 ? "this model" : c.recipe, *last_val, last_loss, best);
-  std::string sample = continuation(model, {.seed = c.seed}, c.context);
+  SampleOptions sampling;
+  sampling.seed = c.seed;
+  std::string sample = continuation(model, sampling, c.context);
   for (char& ch : sample)
     if (!printable(static_cast<unsigned char>(ch))) ch = '?';
-  fmt::print("\nsample, temperature 0.8\n{}\n\nwritten to {}\n", sample, c.out);
+  fmt::print("\nsample, temperature {}\n{}\n\nwritten to {}\n", sampling.temperature, sample, c.out);
   return 0;
 }
 
