@@ -1,4 +1,4 @@
-// Feature maps phi: what a LinearMap is linear in. Applied to q and k alike (layers.md S18).
+// Feature maps phi: what a LinearMap is linear in. Applied to q and k alike (arXiv 2006.16236).
 // A feature map: slots(), size(K) and map(x [N, K], View, token) -> [N, size]; size(View) where a learned slot decides how many there are.
 #pragma once
 #include <ttr/layers/recipe.hpp>

@@ -28,7 +28,7 @@ Pack Constant::solved(const Tensor& solution) const { return {{{"value", reshape
 // -- LinearMap -------------------------------------------------------------------------------------------------------------------------------
 std::vector<Slot> LinearMap::slots() const {
   std::vector<Slot> list = feature.slots();
-  if (tied) list.push_back({"k", Per::write, {key_size}, any_value, 0, false});
+  if (tied) list.push_back(unread("k"));
   if (erase == Erase::separate || erase == Erase::two) list.push_back({"erase_key", Per::write, {key_size}});
   if (erase == Erase::two) list.push_back({"erase_write", Per::write, {key_size}});
   if (erase == Erase::gated) {
@@ -45,10 +45,8 @@ Pack LinearMap::init(const View& view) const {
   if (normaliser != Normaliser::none) theta.set("normalizer", zeros({view.rows(), p}, view.options()));
   return theta;
 }
-Tensor LinearMap::key(const View& view, int64_t i) const {
-  const Tensor k = tied ? -expm1(view.pair("log_decay", i)) : view.pair("k", i);
-  return feature->map(k, view, view.token_of(i));
-}
+Tensor LinearMap::raw_key(const View& view, int64_t i) const { return tied ? -expm1(view.pair("log_decay", i)) : view.pair("k", i); }
+Tensor LinearMap::key(const View& view, int64_t i) const { return feature->map(raw_key(view, i), view, view.token_of(i)); }
 Tensor LinearMap::query(const View& view) const { return feature->map(view.now("q"), view, view.time()); }
 
 Tensor LinearMap::loss(const Pack& theta, const Pack& point, const View& view, int64_t i) const {
@@ -72,7 +70,7 @@ Tensor LinearMap::loss(const Pack& theta, const Pack& point, const View& view, i
 Tensor LinearMap::read(const Pack& theta, const View& view, const Tensor& log_scale) const {
   const Tensor q = query(view);
   Tensor y = apply_matrix(theta["memory"], q);
-  if (bonus) y = y + view.now("v") * column(dot(view.head("bonus") * view.now("k"), view.now("q")));
+  if (bonus) y = y + view.now("v") * column(dot(view.head("bonus") * raw_key(view, view.pairs() - 1), view.now("q")));
   if (normaliser == Normaliser::none) return y;
   Tensor z = dot(theta["normalizer"], q);
   switch (normaliser) {
@@ -98,6 +96,15 @@ Tensor LinearMap::penalty(const View& view, const Tensor& ridge) const {
 }
 Pack LinearMap::solved(const Tensor& solution) const { return {{{"memory", transpose(solution, 1, 2)}}}; }
 
+Tensor score(Loss loss, const Tensor& m, const Tensor& v) {
+  switch (loss) {
+    case Loss::squared: return half_square(m - v);
+    case Loss::mean: return mean(square(m - v), -1);
+    case Loss::dot: return -dot(m, v);
+  }
+  return {};
+}
+
 // -- Mlp -------------------------------------------------------------------------------------------------------------------------------------
 Tensor activate(Activation a, const Tensor& x) {
   switch (a) {
@@ -116,7 +123,7 @@ Pack Mlp::init(const View& view) const { return {{{"weight_1", view.head("initia
 Tensor Mlp::apply(const Pack& theta, const Tensor& x) const {
   return apply_matrix(theta["weight_2"], activate(activation, apply_matrix(theta["weight_1"], x)));
 }
-Tensor Mlp::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return half_square(apply(theta, view.pair("k", i)) - view.pair("v", i)); }
+Tensor Mlp::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return score(loss_of, apply(theta, view.pair("k", i)), view.pair("v", i)); }
 Tensor Mlp::read(const Pack& theta, const View& view, const Tensor&) const { return apply(theta, view.now("q")); }
 
 // -- Polynomial ------------------------------------------------------------------------------------------------------------------------------

@@ -5,9 +5,17 @@
 namespace ttr {
 
 Tensor detail::per_row(const Tensor& x, const Tensor& p) {
-  Shape s{x.size(0)};
+  Shape s = x.shape();
   while (s.rank() < p.rank()) s.push_back(1);
   return reshape(x, s);
+}
+
+Tensor detail::with_row_norms(const Tensor& p, const Tensor& model) {
+  const auto norm = [](const Tensor& x) {   // [N, R, 1]; a row of zeros has norm 0 and no direction to flow along
+    const Tensor s = sum(square(x), -1, true), some = less(zeros({}, like(s)), s);
+    return where(some, sqrt(where(some, s, ones(s.shape(), like(s)))), zeros(s.shape(), like(s)));
+  };
+  return p * (norm(model) / (norm(p) + 1e-5));
 }
 
 State Proximal::advance(const State& s, const Regression& r) const {
@@ -15,9 +23,20 @@ State Proximal::advance(const State& s, const Regression& r) const {
   next.theta = r.discount(s.theta, s.initial);
   for (int64_t i = r.newest(); i < r.view().pairs(); ++i) {
     const Tensor phi = r.features(i);                                                  // [N, P]
-    const Tensor delta = r.view().pair("step_size", i);                                // [N]
-    const Tensor step = delta / (1.0 + delta * dot(phi, phi));
-    const Pack g = r.gradient(next.theta, i);
+    const Tensor delta = r.view().pair("step_size", i);                                // [N], or [N, V]
+    const Tensor step = delta / (1.0 + delta * detail::per_row(dot(phi, phi), delta));
+    Pack g;
+    if (!diagonal) g = r.gradient(next.theta, i);
+    else {                                                                             // -v phi^T + M (phi phi)
+      Pack nothing = next.theta;
+      for (auto& [part, p] : nothing.parts) p = zeros(p.shape(), like(p));
+      g = r.gradient(nothing, i);
+      for (size_t j = 0; j < g.parts.size(); ++j) {
+        Tensor& d = g.parts[j].second;
+        if (d.rank() != 3) throw refuse("proximal", "{} has shape {}, needs a memory [N, V, P] for diagonal=true", g.parts[j].first, to_string(d.shape()));
+        d = d + next.theta.parts[j].second * reshape(square(phi), {phi.size(0), 1, phi.size(1)});
+      }
+    }
     for (size_t j = 0; j < g.parts.size(); ++j) {
       Tensor& p = next.theta.parts[j].second;
       p = p - detail::per_row(step, p) * g.parts[j].second;

@@ -34,8 +34,13 @@ Recipe::Recipe(AnyWeights w, AnyFunction f, AnyOptimizer o, Reading reading)
 
 std::vector<Slot> Recipe::slots() const {
   std::vector<Slot> all{{"q", Per::token, {key_size}}, {"k", Per::write, {key_size}}, {"v", Per::write, {value_size}}};
+  std::map<std::string, int> unread;
   const auto merge = [&](const std::vector<Slot>& more) {
     for (const Slot& s : more) {
+      if (!s.read) {
+        ++unread[s.name];
+        continue;
+      }
       bool known = false;
       for (Slot& a : all)
         if (a.name == s.name) known = true, a = s;   // an ingredient may restate q, k or v (a size of its own)
@@ -45,6 +50,7 @@ std::vector<Slot> Recipe::slots() const {
   merge(weights_.slots());
   merge(function_.slots());
   merge(optimizer_.slots());
+  std::erase_if(all, [&](const Slot& s) { return unread.count(s.name) && unread[s.name] == 2; });
   return all;
 }
 

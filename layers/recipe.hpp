@@ -60,7 +60,8 @@ template <class W> concept Discounts = requires(const W& w, const Pack& theta, c
 template <class W> concept Weighs = requires(const W& w, const View& view) { { w.weigh(view) } -> std::same_as<Weighing>; };
 template <class W> concept Weights = Discounts<W> || Weighs<W>;
 // Optional members of weights:
-//   Tensor strength(const View&, int64_t i, const Shift&) const    [N], how much pair i weighs when it is written; default 1
+//   Tensor strength(const View&, int64_t i, const Shift&) const    [N], or [N, V] one a value: how much pair i weighs when it is written; default 1
+//   int64_t reach() const                                          tokens, this one included, that can weigh anything; default all
 //   Tensor next_scale(const Tensor& log_scale, const View&) const  [N], see Shift
 
 template <class F> concept FunctionClass = requires(const F& f, const Pack& theta, const View& view, int64_t i, const Tensor& log_scale) {
@@ -92,17 +93,19 @@ template <class O> concept Optimizer = requires(const O& o, const State& s, cons
   { O::demand } -> std::convertible_to<Demand>;
 };
 // Optional members of optimizers:
-//   bool looks_back(bool weights_discount) const   it reads old pairs at every step, so that they are carried as state; default: demand is linear or weighed
+//   bool refits(bool weights_discount) const       it makes the memory anew from the visible pairs at every token, so that they are the state;
+//                                                  default: demand is linear or weighed, or the weights cannot forget in a step
+//   bool looks_back(bool weights_discount) const   it reads old pairs at every step, so that they are carried as state; default: refits
 
 template <class W, class F, class O> inline constexpr bool fits =
     Weights<W> && FunctionClass<F> && Optimizer<O> &&
     (O::demand == Demand::incremental ? true : O::demand == Demand::streamed ? Discounts<W> : Weighs<W>) && (O::demand == Demand::linear ? LinearInParameters<F> : !grows<F>);
 
 // -- how the memory is addressed: declared, never implied --------------------------------------------------------------------------------------
-enum class Read { inclusive, strict };       // after or before this token's pairs are written
+enum class Read { inclusive, strict, chunk };   // after or before this token's pairs are written, or as the memory entered the token's chunk
 enum class Visible { prefix, everything };   // causal, or the whole context at every token
 enum class KeyNorm { none, l2, rms, sum };   // of q and k: x / sqrt(sum x^2 + eps), x / sqrt(mean x^2 + eps), x / sum x
-template <> struct NamesOf<Read> { static constexpr std::pair<Read, const char*> names[] = {{Read::inclusive, "inclusive"}, {Read::strict, "strict"}}; };
+template <> struct NamesOf<Read> { static constexpr std::pair<Read, const char*> names[] = {{Read::inclusive, "inclusive"}, {Read::strict, "strict"}, {Read::chunk, "chunk"}}; };
 template <> struct NamesOf<Visible> { static constexpr std::pair<Visible, const char*> names[] = {{Visible::prefix, "prefix"}, {Visible::everything, "everything"}}; };
 template <> struct NamesOf<KeyNorm> {
   static constexpr std::pair<KeyNorm, const char*> names[] = {{KeyNorm::none, "none"}, {KeyNorm::l2, "l2"}, {KeyNorm::rms, "rms"}, {KeyNorm::sum, "sum"}};
@@ -159,6 +162,7 @@ struct WeightsModel : Described {
   virtual Weighing weigh(const View&) const = 0;
   virtual Tensor strength(const View&, int64_t i, const Shift&) const = 0;
   virtual Tensor next_scale(const Tensor& log_scale, const View&) const = 0;
+  virtual int64_t reach() const = 0;
 };
 struct FunctionModel : Described {
   virtual bool linear() const = 0;
@@ -172,6 +176,7 @@ struct FunctionModel : Described {
 };
 struct OptimizerModel : Described {
   virtual Demand demand() const = 0;
+  virtual bool refits(bool discounts) const = 0;
   virtual bool looks_back(bool discounts) const = 0;
   virtual State start(const State&) const = 0;
   virtual State advance(const State&, const Regression&) const = 0;
@@ -204,6 +209,10 @@ template <class W> struct WeightsHolder final : Holder<WeightsModel, W> {
     if constexpr (requires { this->value.next_scale(scale, view); }) return this->value.next_scale(scale, view);
     return {};
   }
+  int64_t reach() const override {
+    if constexpr (requires { this->value.reach(); }) return this->value.reach();
+    return std::numeric_limits<int64_t>::max();
+  }
 };
 template <class F> struct FunctionHolder final : Holder<FunctionModel, F> {
   using Holder<FunctionModel, F>::Holder;
@@ -231,9 +240,13 @@ template <class F> struct FunctionHolder final : Holder<FunctionModel, F> {
 template <class O> struct OptimizerHolder final : Holder<OptimizerModel, O> {
   using Holder<OptimizerModel, O>::Holder;
   Demand demand() const override { return O::demand; }
-  bool looks_back(bool discounts) const override {
-    if constexpr (requires { this->value.looks_back(discounts); }) return this->value.looks_back(discounts);
+  bool refits(bool discounts) const override {
+    if constexpr (requires { this->value.refits(discounts); }) return this->value.refits(discounts);
     return O::demand == Demand::linear || O::demand == Demand::weighed || (O::demand == Demand::incremental && !discounts);
+  }
+  bool looks_back(bool discounts) const override {
+    if constexpr (requires { this->value.looks_back(discounts); }) return this->value.looks_back(discounts) || refits(discounts);
+    return refits(discounts);
   }
   State start(const State& s) const override { return this->value.start(s); }
   State advance(const State& s, const Regression& r) const override { return this->value.advance(s, r); }
@@ -288,7 +301,8 @@ class Recipe {
   const AnyFunction& function() const { return function_; }
   const AnyOptimizer& optimizer() const { return optimizer_; }
   const Reading& reading() const { return reading_; }
-  bool looks_back() const { return optimizer_->looks_back(weights_->discounts()); }
+  bool refits() const { return optimizer_->refits(weights_->discounts()); }           // the visible pairs are the state
+  bool looks_back() const { return optimizer_->looks_back(weights_->discounts()); }   // old pairs are part of the state
 
   std::vector<Slot> slots() const;      // q, k, v, then what the ingredients list, each name once
   std::string text() const;             // "weights / function / optimizer", and " / reading[...]" when it is not the default

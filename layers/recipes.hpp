@@ -32,8 +32,12 @@ extern const Recipe mesa, mesa_net, mesa_net_cg, weighted_least_squares, decayin
 // linear attention and feature maps
 extern const Recipe linear_attention, normalised_linear_attention, relu_linear_attention, cosformer, dpfp, silu_linear_attention, polynomial_linear_attention,
     based, rebased, hedgehog, hedgehog_joint, performer, rfa, gated_rfa, dijiang, hadamard_linear_attention;
-
-extern const Recipe simple_gla, gla, delta_net, gated_delta_net, l2_sgd, longhorn, titans;
+// gated
+extern const Recipe retnet, simple_gla, gla, hgrn2, hgrn, gateloop, lru, mamba, mamba2, mamba3, rwkv6, mlstm, mlstm_sigmoid, log_linear_attention;
+// online learners
+extern const Recipe delta_net, delta_net_negative, gated_delta_net, kda, gdn2, comba, rwkv7, delta_product, gated_delta_product, longhorn, longhorn_diagonal, l2_sgd, preconditioned_delta, preconditioned_kda, oja, momentum_delta;
+// nonlinear memories
+extern const Recipe ttt_linear, ttt_mlp, titans, titans_strict, titans_lucidrains, lact, lact_muon, omega_net, atlas;
 }
 
 }  // namespace ttr

@@ -46,7 +46,11 @@ struct Slot {
   Range range = any_value;
   double init = 0;              // a learned or gated slot starts near this value
   bool required = true;         // false: a value that leaves the recipe unchanged stands in
+  bool read = true;             // false: this ingredient's word that it never reads the slot; see unread()
 };
+
+// q and k are slots of every recipe unless both its weights and its function class list them as unread: a running average needs neither.
+inline Slot unread(std::string name) { return {std::move(name), Per::token, {}, any_value, 0, false, false}; }
 
 using Slots = std::map<std::string, Tensor>;   // name -> value
 

@@ -36,8 +36,9 @@ std::vector<Slot> GeometricWeights::slots() const {
   if (per == Decay::channel) shape = {{key_size, 1, phase ? 2 : 1}};
   if (per == Decay::value) shape = {{value_size, 1, phase ? 2 : 1}};
   if (per == Decay::entry) shape = {value_size, key_size};
-  std::vector<Slot> list{{"log_decay", Per::token, shape, log_of_unit, -0.05}};
-  if (phase) list.push_back({"phase", Per::token, shape});
+  const Per when = fixed ? Per::head : Per::token;
+  std::vector<Slot> list{unread("q"), unread("k"), {"log_decay", when, shape, log_of_unit, -0.05}};
+  if (phase) list.push_back({"phase", when, shape});
   if (write == WriteGate::gate) list.push_back({"write_gate", Per::write, {}, unit_interval, 0.5});
   if (write == WriteGate::log) list.push_back({"log_write_gate", Per::write, {}});
   return list;
@@ -53,13 +54,16 @@ Pack GeometricWeights::discount(const Pack& theta, const Pack&, const View& view
       p = p * per_row(a, p);
       continue;
     }
-    const bool matrix = p.rank() == 3;                              // memory [N, V, P]; a normalizer [N, P] forgets with the channels
-    if (per == Decay::value && !matrix) continue;
-    const int axis = per == Decay::value ? 1 : p.rank() - 1;
-    if (per == Decay::entry) {
+    const bool matrix = p.rank() == 3;                              // memory [N, V, P]; a normalizer [N, P] forgets with the channels, a value [N, V] with itself
+    const bool channels = matrix || name == "normalizer";
+    if (per == Decay::value && !matrix && channels) continue;
+    if (per == Decay::entry && matrix) {
       p = p * a;
       continue;
     }
+    if (per == Decay::entry || (per == Decay::channel && !channels))
+      throw refuse("geometric", "{} has shape {} and the decay is per {}, needs a memory [N, V, K]", name, to_string(p.shape()), per == Decay::entry ? "entry" : "channel");
+    const int axis = per == Decay::value ? 1 : p.rank() - 1;
     const auto along = [&](const Tensor& x) { return axis == p.rank() - 1 && matrix ? reshape(x, {x.size(0), 1, x.size(1)}) : axis == 1 && matrix ? reshape(x, {x.size(0), x.size(1), 1}) : x; };
     if (!phase) {
       if (a.size(-1) != p.size(axis))
@@ -87,6 +91,10 @@ Weighing GeometricWeights::weigh(const View& view) const {
 Tensor GeometricWeights::strength(const View& view, int64_t i, const Shift& shift) const {
   if (write == WriteGate::gate) return view.pair("write_gate", i);
   if (write == WriteGate::log) return exp(view.pair("log_write_gate", i) - shift.after);
+  if (write == WriteGate::tied) {
+    if (phase || per == Decay::channel || per == Decay::entry) throw refuse("geometric", "write is tied, needs a real decay per head or per value");
+    return -expm1(view.pair("log_decay", i));
+  }
   return {};
 }
 
@@ -98,7 +106,7 @@ Tensor GeometricWeights::next_scale(const Tensor& log_scale, const View& view) c
 }
 
 std::vector<Slot> WeightDecay::slots() const {
-  return {{"step_size", Per::write, {}, unit_interval, 0.5}, {"weight_decay", Per::token, {}, unit_interval, 0.05}};
+  return {unread("q"), unread("k"), {"step_size", Per::write, {}, unit_interval, 0.5}, {"weight_decay", Per::token, {}, unit_interval, 0.05}};
 }
 Pack WeightDecay::discount(const Pack& theta, const Pack&, const View& view, const Shift&) const {
   const Tensor a = 1.0 - view.now("step_size") * view.now("weight_decay");
