@@ -42,7 +42,10 @@ std::atomic<uint32_t> next_pool{1};
 thread_local uint32_t current_pool = 0;
 
 void* system_allocate(size_t bytes, Device device) {
-  if (!device.is_cuda()) return std::aligned_alloc(64, bytes);
+  if (!device.is_cuda()) {
+    void* at = nullptr;
+    return posix_memalign(&at, 64, bytes) == 0 ? at : nullptr;
+  }
   if constexpr (with_cuda) return cuda::allocate(bytes);
   return nullptr;
 }

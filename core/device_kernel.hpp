@@ -7,6 +7,7 @@ namespace ttr::cuda {
 int device_count();                                    // 0 without a driver or a GPU
 const char* device_problem();                          // why there is none, a short phrase; "" when there is one
 const char* last_error();                              // the text of the last failed call on this thread
+Status prepare();                                      // the stream and the matrix products' handle; idempotent. Call it at start-up: never inside a capture
 void* allocate(size_t bytes);                          // null when out of memory
 void release(void*);
 Stream stream();                                       // the one stream of this process; kernels and copies run on it

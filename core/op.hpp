@@ -78,7 +78,8 @@ template <class Saved, class Rule> struct KernelOp final : Node {
 // return primitive("mul", y, {a, b}, keep_inputs, [](const Sweep& s) { return Tensors{s.dy() * s.x(1), s.dy() * s.x(0)}; });
 template <class Rule> Tensor primitive(const char* name, Tensor y, const Tensors& inputs, unsigned keep, Rule rule) {
   if (!recording() || !detail::any_tracked(inputs)) return y;
-  Tensors ys{std::move(y)};
+  Tensors ys(1);
+  ys[0] = std::move(y);
   detail::attach(new detail::Primitive<Rule>(std::move(rule)), name, ys, inputs, keep);
   return std::move(ys[0]);
 }

@@ -29,6 +29,7 @@ void Shape::push_back(int64_t size) {
   sizes_[rank_++] = size;
 }
 Shape Shape::insert(int axis, int64_t size) const {
+  if (axis < 0) axis += rank_ + 1;
   Shape s;
   for (int i = 0; i <= rank_; ++i) {
     if (i == axis) s.push_back(size);
@@ -37,6 +38,7 @@ Shape Shape::insert(int axis, int64_t size) const {
   return s;
 }
 Shape Shape::erase(int axis) const {
+  if (axis < 0) axis += rank_;
   Shape s;
   for (int i = 0; i < rank_; ++i) if (i != axis) s.push_back(sizes_[i]);
   return s;

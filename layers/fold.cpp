@@ -28,18 +28,11 @@ Tensors walk(const Recipe& recipe, const Timeline& line, State& s, int64_t begin
 }
 
 // -- into the loop's shape -----------------------------------------------------------------------------------------------------------------
-// [B, T, h, ...] -> [T, B * H, ...]: each of the h heads serves H / h.
+// [B, T, h, ...] -> [T, B * H, ...]
 Tensor by_token(const Tensor& x, int64_t heads) {
-  const int64_t b = x.size(0), t = x.size(1), h = x.size(2);
-  Tensor y = x;
-  if (h != heads) {
-    Shape grouped = x.shape().insert(3, 1);
-    y = reshape(y, grouped);
-    y = broadcast_to(y, grouped.with(3, heads / h));
-  }
-  Shape flat{b, t, heads}, rows{t, b * heads};
-  for (int i = 3; i < x.rank(); ++i) flat.push_back(x.size(i)), rows.push_back(x.size(i));
-  return reshape(transpose(reshape(y, flat), 0, 1), rows);
+  Shape rows{x.size(1), x.size(0) * heads};
+  for (int i = 3; i < x.rank(); ++i) rows.push_back(x.size(i));
+  return reshape(transpose(over_heads(x, heads), 0, 1), rows);
 }
 // [H, ...] -> [B * H, ...]
 Tensor by_row(const Tensor& x, int64_t batch) {
@@ -56,16 +49,6 @@ Tensor from_rows(const Tensor& x, int64_t batch) {   // [N, ...] -> [B, H, ...]
   Shape s{batch, x.size(0) / batch};
   for (int i = 1; i < x.rank(); ++i) s.push_back(x.size(i));
   return reshape(x, s);
-}
-
-Tensor normed(const Tensor& x, const Reading& reading) {
-  switch (reading.key_norm) {
-    case KeyNorm::none: return x;
-    case KeyNorm::l2: return l2_norm(x, reading.key_eps);
-    case KeyNorm::rms: return x * rsqrt(mean(square(x), -1, true) + reading.key_eps);
-    case KeyNorm::sum: return x / sum(x, -1, true);
-  }
-  return x;
 }
 
 // Every tensor the walk reads, in a flat list (so that a checkpoint can hand it on), with what the list means.
@@ -106,7 +89,7 @@ Layout lay_out(const Recipe& recipe, const Arguments& a, const Problem& p, Answe
       layout.tensors.push_back(by_row(x, p.batch));
       continue;
     }
-    if (s.name == "q" || s.name == "k") x = normed(x, recipe.reading());
+    if (s.name == "q" || s.name == "k") x = normed_keys(x, recipe.reading());
     if (s.name == "q") {
       if (const double scale = recipe.reading().scale.at(p.key_dim); scale != 1) x = x * scale;
     }
@@ -148,9 +131,7 @@ State begin(const Recipe& recipe, const Timeline& line, const Arguments& a, cons
   s.theta = s.initial = recipe.function()->init(view);
   s = recipe.optimizer()->start(s);
   if (a.state.empty()) return s;
-  const auto position = a.state.find("position");
-  if (position == a.state.end()) throw refuse("memory", "state has no position, needs [] i32: the tokens it has absorbed; pass on what an earlier call answered");
-  s.position = int64_t(position->second.item());
+  s.position = position_of(a.state);
   if (a.state.count("log_scale")) s.log_scale = zeros({line.rows}, line.options);
   each_state(s, [&](const std::string& name, Tensor& x) {
     if (recipe.refits() && !name.starts_with("optimizer.")) return;
@@ -265,7 +246,7 @@ Answer fold(const Recipe& recipe, const Arguments& a, FoldOptions options) {
     each_state(s, [&](const std::string& name, Tensor& x) {
       if (!recipe.refits() || name.starts_with("optimizer.")) answer.state[name] = from_rows(x, p.batch);
     });
-    answer.state["position"] = from_vector(std::vector<int32_t>{int32_t(s.position)}, {}, {Dtype::i32, cpu_device});
+    answer.state["position"] = position_state(s.position);
   }
   return answer;
 }

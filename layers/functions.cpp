@@ -22,7 +22,7 @@ Tensor Constant::read(const Pack& theta, const View&, const Tensor&) const { ret
 Design Constant::design(const View& view) const {
   return {ones({view.rows(), view.count(), 1}, view.options()), ones({view.rows(), 1, 1}, view.options())};
 }
-Tensor Constant::penalty(const View& view) const { return zeros({1, 1}, view.options()); }
+Tensor Constant::penalty(const View& view, const Tensor&) const { return zeros({1, 1}, view.options()); }
 Pack Constant::solved(const Tensor& solution) const { return {{{"value", reshape(solution, {solution.size(0), solution.size(2)})}}}; }
 
 // -- LinearMap -------------------------------------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ std::vector<Slot> LinearMap::slots() const {
   return list;
 }
 Pack LinearMap::init(const View& view) const {
-  const int64_t p = feature->size(view.key_dim());
+  const int64_t p = feature->size(view);
   Pack theta{{{"memory", learned ? view.head("initial_memory") : zeros({view.rows(), view.value_dim(), p}, view.options())}}};
   if (normaliser != Normaliser::none) theta.set("normalizer", zeros({view.rows(), p}, view.options()));
   return theta;
@@ -89,7 +89,11 @@ Design LinearMap::design(const View& view) const {
   for (int64_t i = view.first(); i < view.pairs(); ++i) rows.push_back(key(view, i));
   return {stack(rows, 1), row(query(view))};
 }
-Tensor LinearMap::penalty(const View& view) const { return identity(feature->size(view.key_dim()), view.options()); }
+Tensor LinearMap::penalty(const View& view, const Tensor& ridge) const {
+  const int64_t p = feature->size(view), given = ridge.size(1);
+  if (given != 1 && given != p) throw refuse("linear", "ridge has {} numbers, needs 1 or {}, one a feature", given, p);
+  return diagonal_matrix(broadcast_to(ridge, {view.rows(), p}));
+}
 Pack LinearMap::solved(const Tensor& solution) const { return {{{"memory", transpose(solution, 1, 2)}}}; }
 
 Tensor score(Loss loss, const Tensor& m, const Tensor& v) {
@@ -150,9 +154,13 @@ Design Polynomial::design(const View& view) const {
   const Tensor q = row(view.now("q"));
   return {features(view.all("k") - q), features(q - q)};
 }
-Tensor Polynomial::penalty(const View& view) const {
-  const int64_t p = size(view.key_dim());
-  return identity(p, view.options()) * concat({zeros({1}, view.options()), ones({p - 1}, view.options())}, 0);
+Tensor Polynomial::penalty(const View& view, const Tensor& ridge) const {
+  const int64_t n = view.rows(), d = view.key_dim(), given = ridge.size(1);
+  if (given != 1 && given != degree) throw refuse("polynomial", "ridge has {} numbers, needs 1 or {}, one a degree", given, degree);
+  Tensors parts{zeros({n, 1}, view.options())};
+  if (degree >= 1) parts.push_back(broadcast_to(slice(ridge, 1, 0, 1), {n, d}));
+  if (degree >= 2) parts.push_back(broadcast_to(slice(ridge, 1, given - 1, given), {n, d * (d + 1) / 2}));
+  return diagonal_matrix(concat(parts, 1));
 }
 Pack Polynomial::solved(const Tensor& solution) const { return {{{"coefficients", solution}}}; }
 

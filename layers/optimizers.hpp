@@ -229,7 +229,7 @@ template <class Rule> struct Descend {
 };
 
 // Implicit gradient descent (Longhorn, arXiv 2407.14207): argmin 1/2 |M - M_{t-1}|^2 + delta/2 |v - M phi|^2, so a step delta / (1 + delta |phi|^2).
-// The talk's slide prints 1 / (1 + delta |k|^2), which is not a stationary point unless delta = 1 (layers.md 0.3.1).
+// The talk's slide prints 1 / (1 + delta |k|^2), which is not a stationary point unless delta = 1 (docs/3-three-ingredients.md).
 //   diagonal   as the official code runs it: phi phi^T replaced by its diagonal, and one delta a value
 struct Proximal {
   static constexpr const char* name = "proximal";
@@ -244,20 +244,33 @@ struct Proximal {
 };
 
 // Least squares, solved: theta = (Phi^T Gamma Phi + Lambda)^{-1} Phi^T Gamma V.
-//   ridge  none | constant: lambda | decaying: lambda prod a (older than every pair) | relative: lambda sum gamma      slot ridge, [H] or per channel [H, K]
-enum class Ridge { none, constant, decaying, relative };
+//   ridge  none | constant: lambda | decaying: lambda prod a (older than every pair) | refreshed: set anew every `chunk` tokens, decaying in between
+//          | relative: lambda sum gamma
+//   per    the slot ridge: head: [H], channel: [H, K], degree: [H, 2] (linear, quadratic)
+enum class Ridge { none, constant, decaying, refreshed, relative };
+enum class RidgePer { head, channel, degree };
 template <> struct NamesOf<Ridge> {
-  static constexpr std::pair<Ridge, const char*> names[] = {{Ridge::none, "none"}, {Ridge::constant, "constant"}, {Ridge::decaying, "decaying"}, {Ridge::relative, "relative"}};
+  static constexpr std::pair<Ridge, const char*> names[] = {{Ridge::none, "none"}, {Ridge::constant, "constant"}, {Ridge::decaying, "decaying"}, {Ridge::refreshed, "refreshed"},
+                                                            {Ridge::relative, "relative"}};
 };
-struct System { Tensor a, b; };   // a theta = b: [N, P, P], [N, P, V]
-System normal_equations(const Regression&, Ridge, bool per_channel);
+template <> struct NamesOf<RidgePer> {
+  static constexpr std::pair<RidgePer, const char*> names[] = {{RidgePer::head, "head"}, {RidgePer::channel, "channel"}, {RidgePer::degree, "degree"}};
+};
+struct System {
+  Tensor a, b;          // a x = b: [N, P, P] symmetric positive definite, [N, P, V]
+  Tensor scale = {};    // theta = scale * x [N, P, 1]; undefined: 1
+  Tensor solution() const;   // theta [N, P, V]
+};
+System normal_equations(const Regression&, Ridge, int64_t chunk, const Tensor& targets);   // targets [N, pairs, V]
+std::vector<Slot> ridge_slots(Ridge, RidgePer);
 
 struct Exact {
   static constexpr const char* name = "exact";
   static constexpr Demand demand = Demand::linear;
   Ridge ridge = Ridge::none;
-  bool per_channel = false;
-  void each(auto&& f) { f("ridge", ridge), f("per_channel", per_channel); }
+  RidgePer per = RidgePer::head;
+  int64_t chunk = 64;   // tokens, for ridge = refreshed
+  void each(auto&& f) { f("ridge", ridge), f("per", per), f("chunk", chunk); }
   std::vector<Slot> slots() const;
   State start(State s) const { return s; }
   State advance(const State&, const Regression&) const;
@@ -269,8 +282,9 @@ struct ConjugateGradient {
   static constexpr Demand demand = Demand::linear;
   int64_t steps = 30;
   Ridge ridge = Ridge::constant;
-  bool per_channel = true;
-  void each(auto&& f) { f("steps", steps), f("ridge", ridge), f("per_channel", per_channel); }
+  RidgePer per = RidgePer::channel;
+  int64_t chunk = 64;
+  void each(auto&& f) { f("steps", steps), f("ridge", ridge), f("per", per), f("chunk", chunk); }
   std::vector<Slot> slots() const;
   State start(State s) const { return s; }
   State advance(const State&, const Regression&) const;

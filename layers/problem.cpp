@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <ttr/core/grad.hpp>
+#include <ttr/core/ops.hpp>
 #include <ttr/layers/problem.hpp>
 
 namespace ttr {
@@ -55,7 +55,11 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
       if (s.name == "k") p.key_heads = heads;
     }
     want.push_back(heads);
-    for (const Extent& e : s.shape) want.push_back(e.at(p.key_dim, p.value_dim));
+    const int outer = want.rank();
+    for (size_t j = 0; j < s.shape.size(); ++j) {
+      const bool given = s.shape[j].any && x.rank() == outer + int(s.shape.size()) && x.size(outer + int(j)) > 0;
+      want.push_back(given ? x.size(outer + int(j)) : s.shape[j].at(p.key_dim, p.value_dim));
+    }
     if (x.shape() != want) throw refuse(where, "{} has shape {}, needs {}", s.name, to_string(x.shape()), to_string(want));
     if (x.device() != p.device) throw refuse(where, "{} is on {}, needs {} as {}; use to_device", s.name, name_of(x.device()), name_of(p.device), lead);
     const bool narrow = s.name == "q" || s.name == "k" || s.name == "v";
@@ -85,6 +89,31 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
   }
   p.want_state = arguments.want_state;
   return p;
+}
+
+Tensor normed_keys(const Tensor& x, const Reading& reading) {
+  switch (reading.key_norm) {
+    case KeyNorm::none: return x;
+    case KeyNorm::l2: return l2_norm(x, reading.key_eps);
+    case KeyNorm::rms: return x * rsqrt(mean(square(x), -1, true) + reading.key_eps);
+    case KeyNorm::sum: return x / sum(x, -1, true);
+  }
+  return x;
+}
+
+Tensor over_heads(const Tensor& x, int64_t heads) {
+  const int64_t h = x.size(2);
+  if (h == heads) return x;
+  const Shape grouped = x.shape().insert(3, 1);
+  return reshape(broadcast_to(reshape(x, grouped), grouped.with(3, heads / h)), x.shape().with(2, heads));
+}
+
+Tensor position_state(int64_t position) { return from_vector(std::vector<int32_t>{int32_t(position)}, {}, {Dtype::i32, cpu_device}); }
+int64_t position_of(const Slots& state) {
+  if (state.empty()) return 0;
+  const auto found = state.find("position");
+  if (found == state.end()) throw refuse("memory", "state has no position, needs [] i32: the tokens it has absorbed; pass on what an earlier call answered");
+  return int64_t(found->second.item());
 }
 
 }  // namespace ttr

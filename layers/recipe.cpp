@@ -17,6 +17,8 @@ std::string misfit(const AnyWeights& w, const AnyFunction& f, const AnyOptimizer
   const Demand demand = o->demand();
   if (demand == Demand::linear && !f->linear())
     return fmt::format("{} solves a linear system, needs a function class that is linear in its parameters, not {}; take descend", o.name(), f.text());
+  if (demand != Demand::linear && f->grows())
+    return fmt::format("{} has parameters a visible pair, needs an optimizer that solves, not {}; take exact or conjugate_gradient", f.name(), o.text());
   if ((demand == Demand::linear || demand == Demand::weighed) && !w->weighs())
     return fmt::format("{} looks at all visible pairs, needs weights that are numbers, not {}; take descend", o.name(), w.text());
   if (demand == Demand::streamed && !w->discounts())

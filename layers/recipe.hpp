@@ -26,10 +26,12 @@ struct Weighing {
   int64_t first = 0;      // pairs before it weigh nothing
 };
 
-// m(k) = theta^T phi(k): the rows of Phi are the visible pairs' features.
+// m(k) = theta^T phi(k): the rows of Phi are the visible pairs' features. dual: Phi is the Gram matrix of the pairs, so its own penalty, and the
+// normal equations Phi Gamma Phi + lambda Phi have Phi as a factor that only worsens them.
 struct Design {
   Tensor phi;             // [N, pairs, P]
   Tensor query;           // [N, 1, P]
+  bool dual = false;
 };
 
 // A running logarithm that the memory is divided by, so that exp of an unbounded gate cannot overflow. Undefined: not used.
@@ -67,11 +69,16 @@ template <class F> concept FunctionClass = requires(const F& f, const Pack& thet
   { f.loss(theta, theta, view, i) } -> std::same_as<Tensor>;          // (theta, point, view, i) -> [N]; point: where the gradient is taken, a constant
   { f.read(theta, view, log_scale) } -> std::same_as<Tensor>;         // [N, V]
 };
-template <class F> concept LinearInParameters = FunctionClass<F> && requires(const F& f, const View& view, const Tensor& solution) {
+template <class F> concept LinearInParameters = FunctionClass<F> && requires(const F& f, const View& view, const Tensor& ridge, const Tensor& solution) {
   { f.design(view) } -> std::same_as<Design>;
-  { f.penalty(view) } -> std::same_as<Tensor>;                        // [P, P] or [N, P, P]: what a ridge of 1 adds; not for what must stay free
+  { f.penalty(view, ridge) } -> std::same_as<Tensor>;                 // [P, P] or [N, P, P]: what ridge [N, R] adds, one number or one a part that
+                                                                      // the class tells apart (a channel, a degree); nothing for what must stay free
   { f.solved(solution) } -> std::same_as<Pack>;                       // theta from a solution [N, P, V]
 };
+
+// Optional: static constexpr bool grows = true, for a class with parameters a visible pair: it is solved at every token, never stepped.
+template <class F> inline constexpr bool grows = false;
+template <class F> requires requires { F::grows; } inline constexpr bool grows<F> = F::grows;
 
 // What an optimizer asks of its partners.
 enum class Demand {
@@ -92,7 +99,7 @@ template <class O> concept Optimizer = requires(const O& o, const State& s, cons
 
 template <class W, class F, class O> inline constexpr bool fits =
     Weights<W> && FunctionClass<F> && Optimizer<O> &&
-    (O::demand == Demand::incremental ? true : O::demand == Demand::streamed ? Discounts<W> : Weighs<W>) && (O::demand != Demand::linear || LinearInParameters<F>);
+    (O::demand == Demand::incremental ? true : O::demand == Demand::streamed ? Discounts<W> : Weighs<W>) && (O::demand == Demand::linear ? LinearInParameters<F> : !grows<F>);
 
 // -- how the memory is addressed: declared, never implied --------------------------------------------------------------------------------------
 enum class Read { inclusive, strict, chunk };   // after or before this token's pairs are written, or as the memory entered the token's chunk
@@ -159,11 +166,12 @@ struct WeightsModel : Described {
 };
 struct FunctionModel : Described {
   virtual bool linear() const = 0;
+  virtual bool grows() const = 0;
   virtual Pack init(const View&) const = 0;
   virtual Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const = 0;
   virtual Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const = 0;
   virtual Design design(const View&) const = 0;
-  virtual Tensor penalty(const View&) const = 0;
+  virtual Tensor penalty(const View&, const Tensor& ridge) const = 0;
   virtual Pack solved(const Tensor&) const = 0;
 };
 struct OptimizerModel : Described {
@@ -212,6 +220,7 @@ template <class F> struct FunctionHolder final : Holder<FunctionModel, F> {
     if constexpr (requires { this->value.can_design(); }) return this->value.can_design();
     return LinearInParameters<F>;
   }
+  bool grows() const override { return ttr::grows<F>; }
   Pack init(const View& view) const override { return this->value.init(view); }
   Tensor loss(const Pack& theta, const Pack& point, const View& view, int64_t i) const override { return this->value.loss(theta, point, view, i); }
   Tensor read(const Pack& theta, const View& view, const Tensor& scale) const override { return this->value.read(theta, view, scale); }
@@ -219,8 +228,8 @@ template <class F> struct FunctionHolder final : Holder<FunctionModel, F> {
     if constexpr (LinearInParameters<F>) return this->value.design(view);
     else return {};
   }
-  Tensor penalty(const View& view) const override {
-    if constexpr (LinearInParameters<F>) return this->value.penalty(view);
+  Tensor penalty(const View& view, const Tensor& ridge) const override {
+    if constexpr (LinearInParameters<F>) return this->value.penalty(view, ridge);
     else return {};
   }
   Pack solved(const Tensor& solution) const override {
@@ -308,6 +317,8 @@ class Recipe {
     if constexpr (Weights<W> && FunctionClass<F> && Optimizer<O>) {
       static_assert(O::demand != Demand::linear || LinearInParameters<F>,
                     "this optimizer solves a linear system: it needs a function class that is linear in its parameters (design, penalty, solved)");
+      static_assert(O::demand == Demand::linear || !grows<F>,
+                    "this function class has parameters a visible pair: it needs an optimizer that solves (exact, conjugate_gradient), not one that steps");
       static_assert((O::demand != Demand::linear && O::demand != Demand::weighed) || Weighs<W>,
                     "this optimizer looks at all visible pairs: it needs weights that are numbers (weigh)");
       static_assert(O::demand != Demand::streamed || Discounts<W>, "this optimizer never looks back: it needs weights that can forget in one step (discount)");
@@ -337,17 +348,18 @@ class Regression {
   Pack discount(const Pack& theta, const Pack& initial, const Shift& shift = {}) const { return recipe_.weights()->discount(theta, initial, view_, shift); }
   Weighing weigh() const { return recipe_.weights()->weigh(view_); }
   Weighing weigh(const View& view) const { return recipe_.weights()->weigh(view); }
+  Regression on(const View& view) const { return Regression(recipe_, view); }  // the same problem with other pairs visible
   Tensor strength(int64_t i, const Shift& shift = {}) const { return recipe_.weights()->strength(view_, i, shift); }
   Tensor next_scale(const Tensor& log_scale) const { return recipe_.weights()->next_scale(log_scale, view_); }
   Design design() const { return recipe_.function()->design(view_); }
   Tensor features(int64_t i) const;                                           // phi(k_i) [N, P], of a class that is linear in its parameters
-  Tensor penalty() const { return recipe_.function()->penalty(view_); }
+  Tensor penalty(const Tensor& ridge) const { return recipe_.function()->penalty(view_, ridge); }
   Pack solved(const Tensor& solution) const { return recipe_.function()->solved(solution); }
   Tensor targets() const { return view_.all("v"); }                           // [N, pairs, V]
 
  private:
   const Recipe& recipe_;
-  const View& view_;
+  View view_;
 };
 
 }  // namespace ttr

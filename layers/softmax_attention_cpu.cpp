@@ -1,4 +1,5 @@
-// Softmax attention on the CPU: blocks of queries against blocks of keys (Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135).
+// Softmax attention on the CPU: blocks of queries against blocks of keys (Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022,
+// arXiv 2205.14135).
 //
 //   S = scale Q K^T,  P = exp(S - lse),  Y = P V         dP = dY V^T,  dS = scale P o (dP - delta),  delta_t = dy_t . y_t
 //
@@ -47,7 +48,8 @@ TTR_SIMD_INLINE void hide_row(T* s, int64_t begin, int64_t hidden, int64_t width
 }
 
 template <class T>   // s [n, width], top [width]
-TTR_SIMD_INLINE void mask_and_raise(T* __restrict__ s, int64_t n, int64_t width, int64_t first, const int32_t* query_segments, const int32_t* key_segments, T* __restrict__ top) {
+TTR_SIMD_INLINE void mask_and_raise(T* __restrict__ s, int64_t n, int64_t width, int64_t first, const int32_t* query_segments,
+                                    const int32_t* key_segments, T* __restrict__ top) {
   for (int64_t r = 0; r < n; ++r, s += width) {
     const int64_t hidden = hidden_columns(first, r, width), begin = whole_registers(hidden);
     hide_row(s, begin, hidden, width, query_segments, query_segments ? key_segments[r] : 0);
@@ -56,10 +58,11 @@ TTR_SIMD_INLINE void mask_and_raise(T* __restrict__ s, int64_t n, int64_t width,
   }
 }
 
-// The running maximum rises from `before` to `top` [width]: factor = exp(before - top) is what the sums so far are worth against the new one.
-// A query that has seen nothing keeps 0 in place of -inf until its exponentials are formed: exp(-inf - 0), not exp(-inf + inf).
+// The running maximum rises from `before` to `top` [width]: factor = exp(before - top) is what the sums so far are worth against the new
+// one. A query that has seen nothing keeps 0 in place of -inf until its exponentials are formed: exp(-inf - 0), not exp(-inf + inf).
 template <class T>
-TTR_SIMD_INLINE void lower_sums(const T* __restrict__ before, int64_t width, T* __restrict__ top, T* __restrict__ sum, T* __restrict__ factor) {
+TTR_SIMD_INLINE void lower_sums(const T* __restrict__ before, int64_t width, T* __restrict__ top, T* __restrict__ sum,
+                                T* __restrict__ factor) {
   constexpr T kNothing = -std::numeric_limits<T>::infinity();
   for (int64_t c = 0; c < width; ++c) {
     const T shift = top[c] == kNothing ? T(0) : top[c];
@@ -71,7 +74,8 @@ TTR_SIMD_INLINE void lower_sums(const T* __restrict__ before, int64_t width, T* 
 }
 
 template <class T>   // s [n, width] becomes exp(s - top), sum [width] grows by it
-TTR_SIMD_INLINE void exponentiate(T* __restrict__ s, int64_t n, int64_t width, int64_t first, const T* __restrict__ top, T* __restrict__ sum) {
+TTR_SIMD_INLINE void exponentiate(T* __restrict__ s, int64_t n, int64_t width, int64_t first, const T* __restrict__ top,
+                                  T* __restrict__ sum) {
   for (int64_t r = 0; r < n; ++r, s += width) {
     const int64_t begin = whole_registers(hidden_columns(first, r, width));
     clear_columns(s, begin);
@@ -85,8 +89,9 @@ TTR_SIMD_INLINE void exponentiate(T* __restrict__ s, int64_t n, int64_t width, i
 }
 
 template <class T>   // s becomes P, dp becomes dS; both [n, width]; lse, delta [width]
-TTR_SIMD_INLINE void differentiate(T* __restrict__ s, T* __restrict__ dp, int64_t n, int64_t width, int64_t first, const int32_t* query_segments, const int32_t* key_segments,
-                                   const T* __restrict__ lse, const T* __restrict__ delta, T scale) {
+TTR_SIMD_INLINE void differentiate(T* __restrict__ s, T* __restrict__ dp, int64_t n, int64_t width, int64_t first,
+                                   const int32_t* query_segments, const int32_t* key_segments, const T* __restrict__ lse,
+                                   const T* __restrict__ delta, T scale) {
   for (int64_t r = 0; r < n; ++r, s += width, dp += width) {
     const int64_t hidden = hidden_columns(first, r, width), begin = whole_registers(hidden);
     clear_columns(s, begin);
@@ -102,7 +107,8 @@ TTR_SIMD_INLINE void differentiate(T* __restrict__ s, T* __restrict__ dp, int64_
 }
 
 template <class T>   // to [rows, dim] = factor [rows] times from
-TTR_SIMD_INLINE void multiply_rows(const T* from, int64_t from_stride, int64_t rows, int64_t dim, const T* factor, T* to, int64_t to_stride) {
+TTR_SIMD_INLINE void multiply_rows(const T* from, int64_t from_stride, int64_t rows, int64_t dim, const T* factor, T* to,
+                                   int64_t to_stride) {
   for (int64_t t = 0; t < rows; ++t, from += from_stride, to += to_stride) {
     const T f = factor[t];
     for (int64_t d = 0; d < dim; ++d) to[d] = f * from[d];
@@ -160,34 +166,60 @@ TTR_SIMD_INLINE void dot_rows(const T* a, int64_t a_stride, const T* b, int64_t 
   }
 }
 
-TTR_SIMD_CLONES void mask_and_raise_block(float* s, int64_t n, int64_t width, int64_t first, const int32_t* qs, const int32_t* ks, float* top) { mask_and_raise(s, n, width, first, qs, ks, top); }
-TTR_SIMD_CLONES void mask_and_raise_block(double* s, int64_t n, int64_t width, int64_t first, const int32_t* qs, const int32_t* ks, double* top) { mask_and_raise(s, n, width, first, qs, ks, top); }
-TTR_SIMD_CLONES void lower(const float* before, int64_t width, float* top, float* sum, float* factor) { lower_sums(before, width, top, sum, factor); }
-TTR_SIMD_CLONES void lower(const double* before, int64_t width, double* top, double* sum, double* factor) { lower_sums(before, width, top, sum, factor); }
-TTR_SIMD_CLONES void exponentiate_block(float* s, int64_t n, int64_t width, int64_t first, const float* top, float* sum) { exponentiate(s, n, width, first, top, sum); }
-TTR_SIMD_CLONES void exponentiate_block(double* s, int64_t n, int64_t width, int64_t first, const double* top, double* sum) { exponentiate(s, n, width, first, top, sum); }
-TTR_SIMD_CLONES void differentiate_block(float* s, float* dp, int64_t n, int64_t width, int64_t first, const int32_t* qs, const int32_t* ks, const float* lse, const float* delta, float scale) {
+TTR_SIMD_CLONES void mask_and_raise_block(float* s, int64_t n, int64_t width, int64_t first, const int32_t* qs, const int32_t* ks,
+                                          float* top) {
+  mask_and_raise(s, n, width, first, qs, ks, top);
+}
+TTR_SIMD_CLONES void mask_and_raise_block(double* s, int64_t n, int64_t width, int64_t first, const int32_t* qs, const int32_t* ks,
+                                          double* top) {
+  mask_and_raise(s, n, width, first, qs, ks, top);
+}
+TTR_SIMD_CLONES void lower(const float* before, int64_t width, float* top, float* sum, float* factor) {
+  lower_sums(before, width, top, sum, factor);
+}
+TTR_SIMD_CLONES void lower(const double* before, int64_t width, double* top, double* sum, double* factor) {
+  lower_sums(before, width, top, sum, factor);
+}
+TTR_SIMD_CLONES void exponentiate_block(float* s, int64_t n, int64_t width, int64_t first, const float* top, float* sum) {
+  exponentiate(s, n, width, first, top, sum);
+}
+TTR_SIMD_CLONES void exponentiate_block(double* s, int64_t n, int64_t width, int64_t first, const double* top, double* sum) {
+  exponentiate(s, n, width, first, top, sum);
+}
+TTR_SIMD_CLONES void differentiate_block(float* s, float* dp, int64_t n, int64_t width, int64_t first, const int32_t* qs, const int32_t* ks,
+                                         const float* lse, const float* delta, float scale) {
   differentiate(s, dp, n, width, first, qs, ks, lse, delta, scale);
 }
-TTR_SIMD_CLONES void differentiate_block(double* s, double* dp, int64_t n, int64_t width, int64_t first, const int32_t* qs, const int32_t* ks, const double* lse, const double* delta, double scale) {
+TTR_SIMD_CLONES void differentiate_block(double* s, double* dp, int64_t n, int64_t width, int64_t first, const int32_t* qs,
+                                         const int32_t* ks, const double* lse, const double* delta, double scale) {
   differentiate(s, dp, n, width, first, qs, ks, lse, delta, scale);
 }
-TTR_SIMD_CLONES void multiply(const float* from, int64_t from_stride, int64_t rows, int64_t dim, const float* factor, float* to, int64_t to_stride) {
+TTR_SIMD_CLONES void multiply(const float* from, int64_t from_stride, int64_t rows, int64_t dim, const float* factor, float* to,
+                              int64_t to_stride) {
   multiply_rows(from, from_stride, rows, dim, factor, to, to_stride);
 }
-TTR_SIMD_CLONES void multiply(const double* from, int64_t from_stride, int64_t rows, int64_t dim, const double* factor, double* to, int64_t to_stride) {
+TTR_SIMD_CLONES void multiply(const double* from, int64_t from_stride, int64_t rows, int64_t dim, const double* factor, double* to,
+                              int64_t to_stride) {
   multiply_rows(from, from_stride, rows, dim, factor, to, to_stride);
 }
-TTR_SIMD_CLONES void transpose(const float* x, int64_t stride, int64_t rows, int64_t width, int64_t dim, float* columns) { transpose_rows(x, stride, rows, width, dim, columns); }
-TTR_SIMD_CLONES void transpose(const double* x, int64_t stride, int64_t rows, int64_t width, int64_t dim, double* columns) { transpose_rows(x, stride, rows, width, dim, columns); }
-TTR_SIMD_CLONES void dot(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t dim, float* out) { dot_rows(a, a_stride, b, b_stride, rows, dim, out); }
-TTR_SIMD_CLONES void dot(const double* a, int64_t a_stride, const double* b, int64_t b_stride, int64_t rows, int64_t dim, double* out) { dot_rows(a, a_stride, b, b_stride, rows, dim, out); }
+TTR_SIMD_CLONES void transpose(const float* x, int64_t stride, int64_t rows, int64_t width, int64_t dim, float* columns) {
+  transpose_rows(x, stride, rows, width, dim, columns);
+}
+TTR_SIMD_CLONES void transpose(const double* x, int64_t stride, int64_t rows, int64_t width, int64_t dim, double* columns) {
+  transpose_rows(x, stride, rows, width, dim, columns);
+}
+TTR_SIMD_CLONES void dot(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t dim, float* out) {
+  dot_rows(a, a_stride, b, b_stride, rows, dim, out);
+}
+TTR_SIMD_CLONES void dot(const double* a, int64_t a_stride, const double* b, int64_t b_stride, int64_t rows, int64_t dim, double* out) {
+  dot_rows(a, a_stride, b, b_stride, rows, dim, out);
+}
 
 // ---- who sees what ----
 
 bool sizes_fit(const AttentionSizes& s, bool strict) {
-  return s.batch >= 0 && s.tokens >= 0 && s.keys >= 0 && (strict || s.keys >= s.tokens) && s.heads > 0 && s.key_heads > 0 && s.value_heads > 0 && s.key_dim > 0 &&
-         s.value_dim > 0 && s.heads % s.key_heads == 0 && s.heads % s.value_heads == 0;
+  return s.batch >= 0 && s.tokens >= 0 && s.keys >= 0 && (strict || s.keys >= s.tokens) && s.heads > 0 && s.key_heads > 0 &&
+         s.value_heads > 0 && s.key_dim > 0 && s.value_dim > 0 && s.heads % s.key_heads == 0 && s.heads % s.value_heads == 0;
 }
 
 // Query t sees the keys before t + 1 + lead; a block of queries against a block of keys, with what the masks need to know.
@@ -196,8 +228,8 @@ struct Sight {
   int64_t keys = 0;
 
   Sight(const AttentionSizes& s, bool strict) : lead(s.keys - s.tokens - (strict ? 1 : 0)), keys(s.keys) {}
-  int64_t end(int64_t t) const { return std::clamp<int64_t>(t + 1 + lead, 0, keys); }                 // keys that query t sees, documents aside
-  int64_t first(int64_t t0, int64_t k0) const { return k0 - lead - t0; }   // the first column of block t0 that sees key k0; key k0 + r: r later
+  int64_t end(int64_t t) const { return std::clamp<int64_t>(t + 1 + lead, 0, keys); }   // keys that query t sees, documents aside
+  int64_t first(int64_t t0, int64_t k0) const { return k0 - lead - t0; }   // first column of block t0 that sees key k0; key k0 + r: r later
 };
 
 // Documents usually lie one after the other, so most pairs of blocks share none.
@@ -223,7 +255,8 @@ struct Pieces {
   size_t used = 0;
 
   Pieces() = default;
-  explicit Pieces(Workspace w) : at(static_cast<char*>(w.at)), used(at == nullptr ? 0 : (kAlign - reinterpret_cast<uintptr_t>(at) % kAlign) % kAlign) {}
+  explicit Pieces(Workspace w)
+      : at(static_cast<char*>(w.at)), used(at == nullptr ? 0 : (kAlign - reinterpret_cast<uintptr_t>(at) % kAlign) % kAlign) {}
   template <class X> X* take(int64_t count) {
     X* piece = at == nullptr ? nullptr : reinterpret_cast<X*>(at + used);
     used += aligned(size_t(count) * sizeof(X));
@@ -240,8 +273,14 @@ template <class T> struct ForwardScratch {
   int32_t* segments;       // [kQueries]
 
   ForwardScratch(Pieces& from, const AttentionSizes& size)
-      : scores(from.take<T>(kKeys * kQueries)), queries(from.take<T>(size.key_dim * kQueries)), answers(from.take<T>(kQueries * size.value_dim)), top(from.take<T>(kQueries)),
-        before(from.take<T>(kQueries)), sum(from.take<T>(kQueries)), factor(from.take<T>(kQueries)), segments(from.take<int32_t>(kQueries)) {}
+      : scores(from.take<T>(kKeys * kQueries)),
+        queries(from.take<T>(size.key_dim * kQueries)),
+        answers(from.take<T>(kQueries * size.value_dim)),
+        top(from.take<T>(kQueries)),
+        before(from.take<T>(kQueries)),
+        sum(from.take<T>(kQueries)),
+        factor(from.take<T>(kQueries)),
+        segments(from.take<int32_t>(kQueries)) {}
 };
 
 template <class T> struct BackwardScratch {
@@ -252,9 +291,16 @@ template <class T> struct BackwardScratch {
   int32_t* segments;       // [kQueries]
 
   BackwardScratch(Pieces& from, const AttentionSizes& size)
-      : scores(from.take<T>(kKeys * kQueries)), d_scores(from.take<T>(kKeys * kQueries)), queries(from.take<T>(size.key_dim * kQueries)),
-        d_answers(from.take<T>(size.value_dim * kQueries)), q(from.take<T>(kQueries * size.key_dim)), dy(from.take<T>(kQueries * size.value_dim)),
-        dq(from.take<T>(kQueries * size.key_dim)), lse(from.take<T>(kQueries)), delta(from.take<T>(kQueries)), segments(from.take<int32_t>(kQueries)) {}
+      : scores(from.take<T>(kKeys * kQueries)),
+        d_scores(from.take<T>(kKeys * kQueries)),
+        queries(from.take<T>(size.key_dim * kQueries)),
+        d_answers(from.take<T>(size.value_dim * kQueries)),
+        q(from.take<T>(kQueries * size.key_dim)),
+        dy(from.take<T>(kQueries * size.value_dim)),
+        dq(from.take<T>(kQueries * size.key_dim)),
+        lse(from.take<T>(kQueries)),
+        delta(from.take<T>(kQueries)),
+        segments(from.take<int32_t>(kQueries)) {}
 };
 
 template <class Scratch> size_t scratch_bytes(const AttentionSizes& size) {
@@ -274,7 +320,8 @@ template <class Scratch> int64_t workers_that_fit(const AttentionSizes& size, in
 }
 
 // Runs body(task, scratch) for every task; each worker owns one scratch and fetches the next task when it is done with one.
-template <class Scratch, class F> void run_tasks(int64_t workers, int64_t tasks, const AttentionSizes& size, const Pieces& pieces, F&& body) {
+template <class Scratch, class F>
+void run_tasks(int64_t workers, int64_t tasks, const AttentionSizes& size, const Pieces& pieces, F&& body) {
   const size_t each = scratch_bytes<Scratch>(size);
   std::atomic<int64_t> next = 0;
   parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
@@ -289,7 +336,10 @@ template <class Scratch, class F> void run_tasks(int64_t workers, int64_t tasks,
 
 // ---- rows of one head ----
 
-template <class T> T* row(Rows<T> x, int64_t token, int64_t head, int64_t dim) { return x.at + token * x.token_stride + head * dim; }   // token: b * T + t
+template <class T>   // token: b * T + t
+T* row(Rows<T> x, int64_t token, int64_t head, int64_t dim) {
+  return x.at + token * x.token_stride + head * dim;
+}
 
 // Either the caller's rows or a copy [B, heads, keys, dim] that holds each head in one piece.
 template <class T> struct Heads {
@@ -301,11 +351,15 @@ template <class T> struct Heads {
   static Heads apart(T* copy, int64_t keys, int64_t heads, int64_t dim) { return {copy, heads * keys * dim, keys * dim, dim}; }
 };
 
-template <class T> bool needs_copy(const AttentionSizes& s, Rows<T> x, int64_t dim) { return x.at != nullptr && s.tokens > kQueries && x.token_stride != dim; }
+template <class T>
+bool needs_copy(const AttentionSizes& s, Rows<T> x, int64_t dim) {
+  return x.at != nullptr && s.tokens > kQueries && x.token_stride != dim;
+}
 
 int64_t tokens_a_range(int64_t width) { return std::max<int64_t>(1, 16384 / width); }
 
-template <class T> Heads<const T> gather(const AttentionSizes& s, Rows<const T> x, int64_t heads, int64_t dim, T* copy) {   // copy [B, heads, keys, dim] or null
+template <class T>   // copy [B, heads, keys, dim] or null
+Heads<const T> gather(const AttentionSizes& s, Rows<const T> x, int64_t heads, int64_t dim, T* copy) {
   if (copy == nullptr) return Heads<const T>::in_place(x, s.keys, dim);
   const Heads<T> to = Heads<T>::apart(copy, s.keys, heads, dim);
   parallel_for(s.batch * s.keys, tokens_a_range(heads * dim), [&](int64_t begin, int64_t end) {
@@ -335,7 +389,8 @@ template <class T> struct ForwardCopies {
 
   ForwardCopies(Pieces& from, const AttentionForward<T>& a)
       : k(needs_copy(a.size, a.k, a.size.key_dim) ? from.take<T>(a.size.batch * a.size.key_heads * a.size.keys * a.size.key_dim) : nullptr),
-        v(needs_copy(a.size, a.v, a.size.value_dim) ? from.take<T>(a.size.batch * a.size.value_heads * a.size.keys * a.size.value_dim) : nullptr) {}
+        v(needs_copy(a.size, a.v, a.size.value_dim) ? from.take<T>(a.size.batch * a.size.value_heads * a.size.keys * a.size.value_dim)
+                                                    : nullptr) {}
 };
 
 template <class T> struct BackwardCopies {
@@ -365,7 +420,8 @@ const int32_t* block_segments(const int32_t* segments, int64_t rows, int64_t wid
 // ---- one block of queries forward ----
 
 template <class T>
-void answer_block(const AttentionForward<T>& a, int64_t b, int64_t h, int64_t t0, const Heads<const T>& keys, const Heads<const T>& values, const ForwardScratch<T>& w) {
+void answer_block(const AttentionForward<T>& a, int64_t b, int64_t h, int64_t t0, const Heads<const T>& keys, const Heads<const T>& values,
+                  const ForwardScratch<T>& w) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   const AttentionSizes& size = a.size;
   const Sight sight(size, a.strict);
@@ -404,7 +460,8 @@ void answer_block(const AttentionForward<T>& a, int64_t b, int64_t h, int64_t t0
     multiply(w.answers, V, rows, V, w.factor, y, a.y.token_stride);
   }
   if (a.lse)
-    for (int64_t t = 0; t < rows; ++t) a.lse[(b * size.heads + h) * size.tokens + t0 + t] = w.sum[t] == 0 ? -kInfinity : w.top[t] + std::log(w.sum[t]);
+    for (int64_t t = 0; t < rows; ++t)
+      a.lse[(b * size.heads + h) * size.tokens + t0 + t] = w.sum[t] == 0 ? -kInfinity : w.top[t] + std::log(w.sum[t]);
 }
 
 // ---- one head backward ----
@@ -416,8 +473,8 @@ template <class T> struct HeadGradients {   // null where nobody needs it
 };
 
 template <class T>
-void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, const Heads<const T>& keys, const Heads<const T>& values, const HeadGradients<T>& to,
-                        const BackwardScratch<T>& w) {
+void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, const Heads<const T>& keys, const Heads<const T>& values,
+                        const HeadGradients<T>& to, const BackwardScratch<T>& w) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   const AttentionSizes& size = a.size;
   const Sight sight(size, a.strict);
@@ -449,7 +506,8 @@ void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, con
     }
     dot(w.dy, V, row(a.y, query, h, V), a.y.token_stride, rows, V, w.delta);
     std::fill(w.delta + rows, w.delta + width, T(0));
-    for (int64_t t = 0; t < rows; ++t) w.lse[t] = lse[t] == -kInfinity ? kInfinity : lse[t];   // a query that saw nothing: P = exp(-inf) = 0
+    for (int64_t t = 0; t < rows; ++t)
+      w.lse[t] = lse[t] == -kInfinity ? kInfinity : lse[t];   // a query that saw nothing: P = exp(-inf) = 0
     std::fill(w.lse + rows, w.lse + width, kInfinity);
 
     bool fresh = true;                                                                      // dq [rows, K] holds nothing yet
@@ -460,17 +518,21 @@ void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, con
       if (query_segments && !segments_meet(query_segments, rows, key_segments, n)) continue;
       const T* const k_block = k + k0 * keys.token_step;                                    // [n, K]
       const T* const v_block = v + k0 * values.token_step;                                  // [n, V]
-      gemm<T>(false, false, n, width, K, a.scale, k_block, keys.token_step, w.queries, width, 0, w.scores, width);              // S = scale Q K^T, anew
+      // S = scale Q K^T, computed anew
+      gemm<T>(false, false, n, width, K, a.scale, k_block, keys.token_step, w.queries, width, 0, w.scores, width);
       if (need_scores) {
-        gemm<T>(false, false, n, width, V, 1, v_block, values.token_step, w.d_answers, width, 0, w.d_scores, width);            // Y = P V
-        differentiate_block(w.scores, w.d_scores, n, width, first, query_segments, key_segments, w.lse, w.delta, a.scale);             // P = exp(S - lse)
+        gemm<T>(false, false, n, width, V, 1, v_block, values.token_step, w.d_answers, width, 0, w.d_scores, width);   // Y = P V
+        differentiate_block(w.scores, w.d_scores, n, width, first, query_segments, key_segments, w.lse, w.delta,
+                            a.scale);                                                                                   // P = exp(S - lse)
       } else {   // dv alone: the forward's own loops, with the maximum and the sum they keep left unread
         mask_and_raise_block(w.scores, n, width, first, query_segments, key_segments, w.delta);
         exponentiate_block(w.scores, n, width, first, w.lse, w.delta);
       }
-      if (to.dv) gemm<T>(false, false, n, V, rows, 1, w.scores, width, w.dy, V, started, to.dv + k0 * to.dv_step, to.dv_step);            // Y = P V
-      if (to.dk) gemm<T>(false, false, n, K, rows, 1, w.d_scores, width, w.q, K, started, to.dk + k0 * to.dk_step, to.dk_step);           // S = scale Q K^T
-      if (a.dq.at) gemm<T>(true, false, rows, K, n, 1, w.d_scores, width, k_block, keys.token_step, fresh ? 0 : 1, w.dq, K);        // S = scale Q K^T
+      if (to.dv) gemm<T>(false, false, n, V, rows, 1, w.scores, width, w.dy, V, started, to.dv + k0 * to.dv_step, to.dv_step);   // Y = P V
+      if (to.dk)
+        gemm<T>(false, false, n, K, rows, 1, w.d_scores, width, w.q, K, started, to.dk + k0 * to.dk_step, to.dk_step);   // S = scale Q K^T
+      if (a.dq.at)
+        gemm<T>(true, false, rows, K, n, 1, w.d_scores, width, k_block, keys.token_step, fresh ? 0 : 1, w.dq, K);   // S = scale Q K^T
       fresh = false;
     }
     if (a.dq.at)
@@ -498,7 +560,8 @@ template <class T> Status softmax_attention_forward(const AttentionForward<T>& a
   const ForwardCopies<T> copies(pieces, a);
   const int64_t workers = workers_that_fit<ForwardScratch<T>>(s, tasks, pieces, workspace);
   if (workers == 0) return Status::small_workspace;
-  const Heads<const T> keys = gather(s, a.k, s.key_heads, s.key_dim, copies.k), values = gather(s, a.v, s.value_heads, s.value_dim, copies.v);
+  const Heads<const T> keys = gather(s, a.k, s.key_heads, s.key_dim, copies.k),
+                       values = gather(s, a.v, s.value_heads, s.value_dim, copies.v);
   run_tasks<ForwardScratch<T>>(workers, tasks, s, pieces, [&](int64_t task, const ForwardScratch<T>& w) {
     const int64_t block = blocks - 1 - task % blocks;   // the last block sees most: longest first
     const int64_t head = task / blocks;
@@ -522,9 +585,11 @@ template <class T> Status softmax_attention_backward(const AttentionBackward<T>&
   const BackwardCopies<T> copies(pieces, a);
   const int64_t workers = workers_that_fit<BackwardScratch<T>>(s, tasks, pieces, workspace);
   if (workers == 0) return Status::small_workspace;
-  const Heads<const T> keys = gather(s, a.k, s.key_heads, s.key_dim, copies.k), values = gather(s, a.v, s.value_heads, s.value_dim, copies.v);
+  const Heads<const T> keys = gather(s, a.k, s.key_heads, s.key_dim, copies.k),
+                       values = gather(s, a.v, s.value_heads, s.value_dim, copies.v);
   const Heads<T> dk = copies.part_k ? Heads<T>::apart(copies.dk, s.keys, s.heads, s.key_dim) : Heads<T>::in_place(a.dk, s.keys, s.key_dim);
-  const Heads<T> dv = copies.part_v ? Heads<T>::apart(copies.dv, s.keys, s.heads, s.value_dim) : Heads<T>::in_place(a.dv, s.keys, s.value_dim);
+  const Heads<T> dv =
+      copies.part_v ? Heads<T>::apart(copies.dv, s.keys, s.heads, s.value_dim) : Heads<T>::in_place(a.dv, s.keys, s.value_dim);
   run_tasks<BackwardScratch<T>>(workers, tasks, s, pieces, [&](int64_t head, const BackwardScratch<T>& w) {
     const int64_t b = head / s.heads, h = head % s.heads;
     differentiate_head(a, b, h, keys, values, {dk.of(b, h), dv.of(b, h), dk.token_step, dv.token_step}, w);

@@ -6,7 +6,7 @@ namespace ttr {
 namespace {
 Tensor column(const Tensor& x) { return reshape(x, {x.count(), 1}); }   // [N] -> [N, 1]
 
-Tensor ones_of(const View& view) { return ones({view.rows(), view.pairs()}, view.options()); }
+Tensor ones_of(const View& view) { return ones({view.rows(), view.count()}, view.options()); }
 
 // x [N] against p [N, ...]
 Tensor per_row(const Tensor& x, const Tensor& p) {
@@ -24,7 +24,7 @@ Tensor log_products(const View& view, std::string_view slot) {
   if (view.writes() == 1) return newer;
   Tensors sums;                                                     // with several writes a token, count each later token once
   Tensor sum = zeros({view.rows()}, view.options());
-  for (int64_t token = (view.pairs() - 1) / view.writes(); token >= 0; --token) {
+  for (int64_t token = (view.pairs() - 1) / view.writes(); token >= view.token_of(view.first()); --token) {
     for (int64_t j = 0; j < view.writes(); ++j) sums.push_back(sum);
     sum = sum + view.pair(slot, token * view.writes());
   }
@@ -83,9 +83,8 @@ Weighing GeometricWeights::weigh(const View& view) const {
   const Tensor g = log_products(view, "log_decay");
   Tensor relative = exp(g);
   if (write == WriteGate::gate) relative = relative * view.all("write_gate");
-  const Tensor whole = view.pairs() ? slice(g, 1, 0, 1) : Tensor();
   Weighing w{.relative = relative};
-  if (view.pairs()) w.prior = reshape(exp(whole + column(view.pair("log_decay", 0))), {view.rows()});
+  if (view.count()) w.prior = reshape(exp(slice(g, 1, 0, 1) + column(view.pair("log_decay", view.first()))), {view.rows()});
   return w;
 }
 
@@ -121,17 +120,24 @@ std::vector<Slot> KernelWeights::slots() const {
   if (kernel == Kernel::gaussian) list.push_back({"bandwidth", Per::head, {}, positive, 1});
   if (temperature) list.push_back({"temperature", Per::head, {}, positive, 10});
   if (forget) list.push_back({"log_decay", Per::token, {}, log_of_unit, -0.05});
+  if (norm_weights) list.push_back({"q_norm_weight", Per::head, {key_size}, any_value, 1}), list.push_back({"k_norm_weight", Per::head, {key_size}, any_value, 1});
   return list;
 }
 
 Weighing KernelWeights::weigh(const View& view) const {
-  const Tensor q = reshape(view.now("q"), {view.rows(), 1, view.key_dim()});
-  const Tensor k = view.all("k");                                   // [N, pairs, K]
+  const auto row = [](const Tensor& x) { return reshape(x, {x.size(0), 1, x.size(1)}); };   // [N, K] -> [N, 1, K]
+  Tensor q = row(view.now("q")), k = view.all("k");                                         // k [N, pairs, K]
+  if (norm_weights) q = q * row(view.head("q_norm_weight")), k = k * row(view.head("k_norm_weight"));
   Tensor logits;
   if (kernel == Kernel::exponential) logits = sum(k * q, 2);
   else logits = column(-0.5 / square(view.head("bandwidth"))) * sum(square(k - q), 2);
+  if (const double s = scale.at(view.key_dim()); s != 1) logits = logits * s;
   if (temperature) logits = logits * column(view.head("temperature"));
   if (forget) logits = logits + log_products(view, "log_decay");
+  return from_logits(logits);
+}
+
+Weighing from_logits(const Tensor& logits) {
   const Tensor largest = max(logits, 1);
   return {.relative = exp(logits - column(largest)), .log_scale = largest};
 }

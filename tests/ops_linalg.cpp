@@ -22,7 +22,7 @@ TEST_SUITE("ops_linalg") {
   TEST_CASE("cholesky: L L^T is the input, zeros above, only the lower triangle is read") {
     for (const Dtype dtype : {Dtype::f64, Dtype::f32})
       for (const int64_t n : {1, 2, 5, 16, 63, 64, 65, 130, 200}) {
-        CAPTURE(n); CAPTURE(name_of(dtype));
+        CAPTURE(n); CAPTURE(std::string(name_of(dtype)));
         const Tensor a = positive({3, n, n}, 1, dtype), l = cholesky(a);
         CHECK(worst(matmul(l, l, false, true), a) < tolerance(dtype, 1e-13, 1e-5));
         CHECK(worst(tril(l), l) == 0);
@@ -52,12 +52,12 @@ TEST_SUITE("ops_linalg") {
         for (const bool transposed : {false, true})
           for (const int64_t n : {1, 5, 64, 65, 130})
             for (const int64_t m : {1, 2, 7, 129}) {
-              CAPTURE(upper); CAPTURE(transposed); CAPTURE(n); CAPTURE(m); CAPTURE(name_of(dtype));
+              CAPTURE(upper); CAPTURE(transposed); CAPTURE(n); CAPTURE(m); CAPTURE(std::string(name_of(dtype)));
               const Tensor l = triangle({2, n, n}, 1, upper, dtype), b = random_tensor({2, n, m}, 2, dtype);
               const Tensor x = solve_triangular(l, b, upper, transposed);
               CHECK(worst(matmul(l, x, transposed), b) < tolerance(dtype, 1e-13, 1e-5));
               const Tensor noise = random_tensor({2, n, n}, 3, dtype);   // the other triangle is not read
-              const Tensor other = upper ? l + tril(noise, -1) : l + noise - tril(noise);
+              const Tensor other = upper ? l + tril(noise, -1) : l + (noise - tril(noise));
               CHECK(worst(solve_triangular(other, b, upper, transposed), x) == 0);
             }
   }

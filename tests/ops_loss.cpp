@@ -28,7 +28,7 @@ TEST_SUITE("ops_loss") {
     for (const Dtype dtype : {Dtype::f64, Dtype::f32})
       for (const int64_t n : {1, 5, 16, 63, 130})
         for (const bool mean : {true, false}) {
-          CAPTURE(n); CAPTURE(mean); CAPTURE(name_of(dtype));
+          CAPTURE(n); CAPTURE(mean); CAPTURE(std::string(name_of(dtype)));
           const std::vector<int32_t> ids{0, -1, int32_t(n - 1), int32_t(n / 2), -100, 0};
           const Tensor x = random_tensor({2, 3, n}, 1, dtype) * 4.0, labels = from_vector<int32_t>(ids, {2, 3});
           const Function f = [=](const Tensors& in) { return cross_entropy(in[0], labels, mean); };

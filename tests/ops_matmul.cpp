@@ -39,7 +39,7 @@ TEST_SUITE("ops_matmul") {
         for (const bool ta : {false, true})
           for (const bool tb : {false, true})
             for (const auto& [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{4, 5, 3}, {1, 5, 7}, {4, 1, 2}, {1, 1, 1}}) {
-              CAPTURE(batch_a); CAPTURE(batch_b); CAPTURE(ta); CAPTURE(tb); CAPTURE(m); CAPTURE(n); CAPTURE(k); CAPTURE(name_of(dtype));
+              CAPTURE(batch_a); CAPTURE(batch_b); CAPTURE(ta); CAPTURE(tb); CAPTURE(m); CAPTURE(n); CAPTURE(k); CAPTURE(std::string(name_of(dtype)));
               const Tensor a = random_tensor(stored(batch_a, m, k, ta), 1, dtype), b = random_tensor(stored(batch_b, k, n, tb), 2, dtype);
               const Tensor c = matmul(a, b, ta, tb);
               const int64_t batch = std::max(batch_a, batch_b);

@@ -31,7 +31,8 @@ inline Recipe recipe_of_row(const reference::Row& row, const reference::Inputs& 
     const size_t from = at + name.size() + 1;
     return row.options.substr(from, row.options.find(' ', from) - from);
   };
-  if (const std::string n = chosen("chunk"); !n.empty()) set("descend", "chunk", n);
+  if (row.name == "cosformer") set("linear", "feature", "cosformer[horizon=64]");
+  if (const std::string n = chosen("chunk"); !n.empty()) set(text.find("descend") == text.npos ? "exact" : "descend", "chunk", n);
   if (const std::string n = chosen("window"); !n.empty()) set("window", "window", n);
   if (text.find("/ mlp") != text.npos) set("mlp", "hidden", size("initial_weight_1", 0));
   if (text.find("/ swiglu") != text.npos) set("swiglu", "hidden", size("initial_weight_0", 0));

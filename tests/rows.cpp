@@ -105,7 +105,7 @@ TEST_SUITE("rows") {
         try {
           check_row(row, tokens);
         } catch (const std::exception& e) {
-          FAIL_CHECK(row.name << ": " << e.what());
+          FAIL_CHECK(row.name << ": " << std::string(e.what()));
         }
       }
   }

@@ -47,6 +47,74 @@ TEST_CASE("causal rows give a prefix the same bits; the others do not") {
   }
 }
 
+namespace {
+
+Array rotated(const Array& x) {   // each row by the same product of plane rotations
+  Array out = x;
+  for (int64_t j = 0; j + 1 < x.size(1); ++j) {
+    const double angle = 0.7 + static_cast<double>(j);
+    for (int64_t t = 0; t < x.size(0); ++t) {
+      const double a = out(t, j), b = out(t, j + 1);
+      out(t, j) = std::cos(angle) * a - std::sin(angle) * b;
+      out(t, j + 1) = std::sin(angle) * a + std::cos(angle) * b;
+    }
+  }
+  return out;
+}
+double change_under_rotation(const std::string& name) {
+  const Inputs in = draw(name);
+  Inputs turned = in;
+  for (const char* vectors : {"q", "k", "slope", "path_key", "erase_key", "erase_write", "landmarks"})
+    if (turned.contains(vectors)) turned[vectors] = rotated(turned[vectors]);
+  return difference(run(name, turned), run(name, in));
+}
+
+}  // namespace
+
+TEST_CASE("rotating queries and keys together changes nothing, except where coordinates have a meaning") {
+  for (const char* name : {"softmax_attention", "unnormalised_softmax_attention", "qknorm_attention", "nadaraya_watson",
+                           "local_linear_attention", "local_quadratic_attention", "parallax", "forgetting_attention", "path_attention",
+                           "deltaformer", "kernel_regression", "geometric_kernel_regression", "intention", "soft", "soft_newton",
+                           "skyformer", "mesa", "weighted_least_squares", "decaying_least_squares", "refreshed_least_squares",
+                           "mesa_sgd_steps", "linear_attention", "polynomial_linear_attention", "based", "simple_gla", "mamba2", "mlstm",
+                           "mamba3", "log_linear_attention", "delta_net", "gated_delta_net", "comba", "delta_product", "longhorn",
+                           "l2_sgd", "oja", "momentum_delta", "omega_net", "atlas"}) {
+    CAPTURE(name);
+    CHECK(change_under_rotation(name) < 1e-9);
+  }
+  for (const char* name : {"rms_qknorm_attention", "mesa_net", "cosformer", "dpfp", "gla", "mamba", "rwkv6", "kda", "rwkv7", "gdn2",
+                           "longhorn_diagonal", "preconditioned_delta"}) {
+    CAPTURE(name);
+    CHECK(change_under_rotation(name) > 1e-3);
+  }
+}
+
+TEST_CASE("values enter linearly, except where a memory is nonlinear in them; smoothers follow a shift of all values") {
+  for (const Row& r : rows()) {
+    CAPTURE(r.name);
+    const bool nonlinear = std::ranges::any_of(nonlinear_rows(), [&](const Row& n) { return n.name == r.name && n.name != "omega_net"; });
+    Inputs in = draw(r.name), other = in, sum = in, shifted = in;
+    const Array &v = in["v"], w = draw(r.name, 9)["v"];
+    other["v"] = w;
+    for (size_t i = 0; i < w.data.size(); ++i) sum["v"].data[i] = 2 * v.data[i] - 0.5 * w.data[i], shifted["v"].data[i] += 1.5;
+    const Array y = r.run(in);
+    Array combined = scaled(y, 2), moved = y;
+    add_scaled(combined, -0.5, r.run(other));
+    for (double& value : moved.data) value += 1.5;
+    const double bent = difference(r.run(sum), combined), lost = difference(r.run(shifted), moved);
+    if (nonlinear || r.name == "oja") CHECK(bent > 1e-4);
+    else CHECK(bent < 1e-10);
+    const std::vector<std::string> averages{"softmax_attention", "qknorm_attention", "rms_qknorm_attention", "nadaraya_watson",
+                                            "local_linear_attention", "local_quadratic_attention", "parallax", "forgetting_attention",
+                                            "path_attention", "hedgehog", "hedgehog_joint", "performer", "relu_linear_attention",
+                                            "cosformer"};
+    const std::vector<std::string> nearly{"normalised_linear_attention", "based", "rebased"};   // up to their epsilon
+    if (std::ranges::count(averages, r.name)) CHECK(lost < 1e-9);
+    else if (std::ranges::count(nearly, r.name)) CHECK(lost < 1e-2);
+    else CHECK(lost > 1e-4);
+  }
+}
+
 }  // TEST_SUITE
 
 }  // namespace reference

@@ -37,22 +37,43 @@ template <class T> bool only_nan_between(const std::vector<T>& laid, int64_t wid
 template <class T> AttentionResult run_kernel(const AttentionProblem& p, int64_t extra = 0, Wanted wanted = {}) {
   const AttentionSizes& s = p.size;
   const T nan = std::numeric_limits<T>::quiet_NaN();
-  const int64_t q_width = s.heads * s.key_dim, k_width = s.key_heads * s.key_dim, v_width = s.value_heads * s.value_dim, y_width = s.heads * s.value_dim;
+  const int64_t q_width = s.heads * s.key_dim, k_width = s.key_heads * s.key_dim, v_width = s.value_heads * s.value_dim,
+                y_width = s.heads * s.value_dim;
   const int64_t q_stride = q_width + extra, k_stride = k_width + extra, v_stride = v_width + extra, y_stride = y_width + extra;
-  const auto q = lay_out<T>(p.q, q_width, q_stride, nan), k = lay_out<T>(p.k, k_width, k_stride, nan), v = lay_out<T>(p.v, v_width, v_stride, nan),
-             dy = lay_out<T>(p.dy, y_width, y_stride, nan);
+  const auto q = lay_out<T>(p.q, q_width, q_stride, nan), k = lay_out<T>(p.k, k_width, k_stride, nan),
+             v = lay_out<T>(p.v, v_width, v_stride, nan), dy = lay_out<T>(p.dy, y_width, y_stride, nan);
   std::vector<T> y(dy.size(), nan), dq(q.size(), nan), dk(k.size(), nan), dv(v.size(), nan), lse(size_t(s.batch * s.heads * s.tokens), nan);
   const int32_t* query_segments = p.query_segments.empty() ? nullptr : p.query_segments.data();
   const int32_t* key_segments = p.query_segments.empty() ? nullptr : p.key_segments.data();
 
-  AttentionForward<T> f{.size = s, .q = {q.data(), q_stride}, .k = {k.data(), k_stride}, .v = {v.data(), v_stride}, .scale = T(p.scale), .strict = p.strict,
-                        .query_segments = query_segments, .key_segments = key_segments, .y = {y.data(), y_stride}, .lse = lse.data()};
+  AttentionForward<T> f{.size = s,
+                        .q = {q.data(), q_stride},
+                        .k = {k.data(), k_stride},
+                        .v = {v.data(), v_stride},
+                        .scale = T(p.scale),
+                        .strict = p.strict,
+                        .query_segments = query_segments,
+                        .key_segments = key_segments,
+                        .y = {y.data(), y_stride},
+                        .lse = lse.data()};
   Scratch forward(cpu::softmax_attention_workspace(f));
   CHECK(cpu::softmax_attention_forward(f, forward) == Status::ok);
   CHECK(forward.intact());
 
-  AttentionBackward<T> g{.size = s, .q = f.q, .k = f.k, .v = f.v, .scale = f.scale, .strict = p.strict, .query_segments = query_segments, .key_segments = key_segments,
-                         .y = {y.data(), y_stride}, .lse = lse.data(), .dy = {dy.data(), y_stride}, .dq = {}, .dk = {}, .dv = {}};
+  AttentionBackward<T> g{.size = s,
+                         .q = f.q,
+                         .k = f.k,
+                         .v = f.v,
+                         .scale = f.scale,
+                         .strict = p.strict,
+                         .query_segments = query_segments,
+                         .key_segments = key_segments,
+                         .y = {y.data(), y_stride},
+                         .lse = lse.data(),
+                         .dy = {dy.data(), y_stride},
+                         .dq = {},
+                         .dk = {},
+                         .dv = {}};
   if (wanted.dq) g.dq = {dq.data(), q_stride};
   if (wanted.dk) g.dk = {dk.data(), k_stride};
   if (wanted.dv) g.dv = {dv.data(), v_stride};
@@ -63,7 +84,11 @@ template <class T> AttentionResult run_kernel(const AttentionProblem& p, int64_t
   CHECK(only_nan_between(dq, q_width, q_stride));
   CHECK(only_nan_between(dk, k_width, k_stride));
   CHECK(only_nan_between(dv, v_width, v_stride));
-  return {take_up(y, y_width, y_stride), {lse.begin(), lse.end()}, take_up(dq, q_width, q_stride), take_up(dk, k_width, k_stride), take_up(dv, v_width, v_stride)};
+  return {take_up(y, y_width, y_stride),
+          {lse.begin(), lse.end()},
+          take_up(dq, q_width, q_stride),
+          take_up(dk, k_width, k_stride),
+          take_up(dv, v_width, v_stride)};
 }
 
 // The largest |a - b| over the larger of 1 and |b|; infinite where one is NaN or only one is infinite.
@@ -97,7 +122,8 @@ AttentionProblem rounded(AttentionProblem p) {   // inputs that f32 holds exactl
 
 TEST_SUITE("softmax_attention_kernel") {
   TEST_CASE("the reference's gradients are its differences") {
-    for (const AttentionCase& c : {AttentionCase{{1, 5, 7, 4, 2, 1, 3, 4}}, AttentionCase{{1, 6, 6, 2, 2, 2, 3, 2}, true, Documents::tangled, 2}}) {
+    for (const AttentionCase& c :
+         {AttentionCase{{1, 5, 7, 4, 2, 1, 3, 4}}, AttentionCase{{1, 6, 6, 2, 2, 2, 3, 2}, true, Documents::tangled, 2}}) {
       AttentionProblem p = attention_problem(c, 3);
       const AttentionResult truth = attention(p);
       auto loss = [&] {
@@ -156,14 +182,17 @@ TEST_SUITE("softmax_attention_kernel") {
   }
 
   TEST_CASE("a gradient nobody needs is left alone and changes no other") {
-    for (const AttentionCase& c : {AttentionCase{{2, 130, 135, 4, 2, 4, 16, 24}, false, Documents::packed}, AttentionCase{{1, 65, 65, 2, 2, 2, 8, 8}, true}}) {
+    for (const AttentionCase& c :
+         {AttentionCase{{2, 130, 135, 4, 2, 4, 16, 24}, false, Documents::packed}, AttentionCase{{1, 65, 65, 2, 2, 2, 8, 8}, true}}) {
       const AttentionProblem p = attention_problem(c, 5);
       const AttentionResult all = run_kernel<double>(p);
       for (int mask = 0; mask < 8; ++mask) {
         CAPTURE(mask);
         const Wanted wanted{(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0};
         const AttentionResult some = run_kernel<double>(p, 0, wanted);
-        auto nothing = [](const std::vector<double>& x) { return std::all_of(x.begin(), x.end(), [](double value) { return std::isnan(value); }); };
+        auto nothing = [](const std::vector<double>& x) {
+          return std::all_of(x.begin(), x.end(), [](double value) { return std::isnan(value); });
+        };
         CHECK((wanted.dq ? some.dq == all.dq : nothing(some.dq)));
         CHECK((wanted.dk ? some.dk == all.dk : nothing(some.dk)));
         CHECK((wanted.dv ? some.dv == all.dv : nothing(some.dv)));
@@ -193,13 +222,15 @@ TEST_SUITE("softmax_attention_kernel") {
     const AttentionProblem p = attention_problem(c, 11);
     AttentionProblem other = p;
     const int64_t changed = 90;   // keys from here on; query t sees keys up to t + 10
-    const int64_t k_width = c.size.key_heads * c.size.key_dim, v_width = c.size.value_heads * c.size.value_dim, y_width = c.size.heads * c.size.value_dim;
+    const int64_t k_width = c.size.key_heads * c.size.key_dim, v_width = c.size.value_heads * c.size.value_dim,
+                  y_width = c.size.heads * c.size.value_dim;
     for (size_t i = size_t(changed * k_width); i < other.k.size(); ++i) other.k[i] = 30 - other.k[i];
     for (size_t i = size_t(changed * v_width); i < other.v.size(); ++i) other.v[i] += 1e3;
     const AttentionResult a = run_kernel<float>(p), b = run_kernel<float>(other);
     const int64_t first_touched = changed - 10;
     CHECK(std::equal(a.y.begin(), a.y.begin() + first_touched * y_width, b.y.begin()));
-    CHECK(!std::equal(a.y.begin() + first_touched * y_width, a.y.begin() + (first_touched + 1) * y_width, b.y.begin() + first_touched * y_width));
+    CHECK(!std::equal(a.y.begin() + first_touched * y_width, a.y.begin() + (first_touched + 1) * y_width,
+                      b.y.begin() + first_touched * y_width));
   }
 
   TEST_CASE("impossible sizes and too little scratch are said, not computed") {
@@ -220,7 +251,8 @@ TEST_SUITE("softmax_attention_kernel") {
 
   TEST_CASE("fast_exp is exact to 1e-7, and 0, infinite or NaN at the ends") {
     double error = 0;
-    for (double x = -86.9; x < 88.7; x += 0.000371) error = std::max(error, std::abs(double(fast_exp(float(x))) / std::exp(double(float(x))) - 1));
+    for (double x = -86.9; x < 88.7; x += 0.000371)
+      error = std::max(error, std::abs(double(fast_exp(float(x))) / std::exp(double(float(x))) - 1));
     CHECK(error < 1e-7);
     CHECK(fast_exp(0.0f) == 1.0f);
     CHECK(fast_exp(-std::numeric_limits<float>::infinity()) == 0.0f);

@@ -1,4 +1,5 @@
-// Softmax attention by its definition, in f64, with the softmax's Jacobian written out; and the shapes that every kernel of the stem is tried on.
+// Softmax attention by its definition, in f64, with the softmax's Jacobian written out; and the shapes that every kernel of the stem is
+// tried on.
 // Plain vectors, dense: q [B, T, H, K], k [B, keys, Hk, K], v [B, keys, Hv, V], y [B, T, H, V], lse [B, H, T].
 #pragma once
 #include <cmath>
@@ -11,7 +12,11 @@
 
 namespace ttr::reference {
 
-enum class Documents { one, packed, tangled };   // packed: one after the other, as a data loader lays them; tangled: any order, some queries alone
+enum class Documents {
+  one,
+  packed,
+  tangled
+};   // packed: one after the other, as a data loader lays them; tangled: any order, some queries alone
 
 struct AttentionCase {
   AttentionSizes size;
@@ -22,8 +27,11 @@ struct AttentionCase {
 
   std::string name() const {
     auto n = [](int64_t x) { return std::to_string(x); };
-    return "B" + n(size.batch) + " T" + n(size.tokens) + " keys" + n(size.keys) + " H" + n(size.heads) + " Hk" + n(size.key_heads) + " Hv" + n(size.value_heads) + " K" +
-           n(size.key_dim) + " V" + n(size.value_dim) + (strict ? " strict" : "") + (documents == Documents::one ? "" : documents == Documents::packed ? " packed" : " tangled") +
+    return "B" + n(size.batch) + " T" + n(size.tokens) + " keys" + n(size.keys) + " H" + n(size.heads) + " Hk" + n(size.key_heads) + " Hv" +
+           n(size.value_heads) + " K" + n(size.key_dim) + " V" + n(size.value_dim) + (strict ? " strict" : "") +
+           (documents == Documents::one      ? ""
+            : documents == Documents::packed ? " packed"
+                                             : " tangled") +
            " logits " + std::to_string(int(logits)) + " extra " + n(extra);
   }
 };
@@ -33,6 +41,7 @@ inline std::vector<AttentionCase> attention_cases() {
   for (int64_t tokens : {1, 2, 63, 64, 65, 130}) cases.push_back({{2, tokens, tokens, 2, 2, 2, 8, 12}});
   for (int64_t key_dim : {8, 60, 64, 128}) cases.push_back({{1, 65, 65, 2, 2, 2, key_dim, 64}});
   cases.push_back({{1, 130, 130, 3, 3, 3, 128, 60}});
+  cases.push_back({{1, 65, 65, 2, 1, 1, 128, 128}});
   cases.push_back({{1, 70, 70, 1, 1, 1, 1, 1}});
   for (int64_t carried : {1, 64, 200}) cases.push_back({{2, 65, 65 + carried, 2, 2, 2, 16, 8}});   // keys in front of the first query
   cases.push_back({{3, 1, 150, 2, 1, 2, 60, 64}});                                                 // one decoded token
@@ -126,7 +135,9 @@ inline AttentionResult attention(const AttentionProblem& p) {
       for (int64_t t = 0; t < s.tokens; ++t) {
         const size_t query = size_t((b * s.tokens + t) * s.heads + h);
         auto key_row = [&](int64_t i) { return size_t((b * s.keys + i) * s.key_heads + h * s.key_heads / s.heads) * size_t(s.key_dim); };
-        auto value_row = [&](int64_t i) { return size_t((b * s.keys + i) * s.value_heads + h * s.value_heads / s.heads) * size_t(s.value_dim); };
+        auto value_row = [&](int64_t i) {
+          return size_t((b * s.keys + i) * s.value_heads + h * s.value_heads / s.heads) * size_t(s.value_dim);
+        };
         const double* q = p.q.data() + query * size_t(s.key_dim);
         const double* dy = p.dy.data() + query * size_t(s.value_dim);
         std::vector<int64_t> seen;

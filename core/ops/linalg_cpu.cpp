@@ -1,4 +1,4 @@
-// CPU batched Cholesky and triangular solves, row-major, in blocks: matrix products between blocks, dot products of rows inside one.
+// CPU batched Cholesky and triangular solves, row-major, in blocks: matrix products between blocks, vector code along rows inside one.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -15,30 +15,41 @@ constexpr int64_t kBlock = 64, kColumns = 128;
 TTR_SIMD_CLONES float dot(int64_t n, const float* x, const float* y) { return row_dot(n, x, y); }
 TTR_SIMD_CLONES double dot(int64_t n, const double* x, const double* y) { return row_dot(n, x, y); }
 
-template <class T> void factor(int64_t n, const T* a, T* l) {   // a, l [n, n]
-  for (int64_t i = 0; i < n; ++i) {
-    std::copy(a + i * n, a + i * n + i + 1, l + i * n);
-    std::fill(l + i * n + i + 1, l + (i + 1) * n, T(0));
-  }
-  for (int64_t k = 0; k < n; k += kBlock) {
-    const int64_t end = std::min(k + kBlock, n);
-    if (k > 0) gemm(false, true, n - k, end - k, k, T(-1), l + k * n, n, l + k * n, n, T(1), l + k * n + k, n);   // what the columns before k explain
-    for (int64_t j = k; j < end; ++j) {
-      T* const row = l + j * n;
-      const T pivot = row[j] - dot(j - k, row + k, row + k);
-      row[j] = pivot > 0 ? std::sqrt(pivot) : std::numeric_limits<T>::quiet_NaN();
-      const T scale = 1 / row[j];
-      for (int64_t i = j + 1; i < n; ++i) l[i * n + j] = (l[i * n + j] - dot(j - k, l + i * n + k, row + k)) * scale;
-    }
-    for (int64_t i = k; i < end; ++i) std::fill(l + i * n + i + 1, l + i * n + end, T(0));   // the product wrote above the diagonal
-  }
-}
-
 template <class T> TTR_SIMD_INLINE void subtract_row(int64_t n, T c, const T* __restrict from, T* __restrict to) {   // from, to [n]
   for (int64_t i = 0; i < n; ++i) to[i] -= c * from[i];
 }
 TTR_SIMD_CLONES void subtract(int64_t n, float c, const float* from, float* to) { subtract_row(n, c, from, to); }
 TTR_SIMD_CLONES void subtract(int64_t n, double c, const double* from, double* to) { subtract_row(n, c, from, to); }
+
+// Rows [begin, end) of U [n, n], whose rows before `begin` have been subtracted: scale one, take it out of those below.
+template <class T> TTR_SIMD_INLINE void factor_block(int64_t n, int64_t begin, int64_t end, T* u) {
+  for (int64_t j = begin; j < end; ++j) {
+    T* const row = u + j * n;
+    const T pivot = row[j] > 0 ? std::sqrt(row[j]) : std::numeric_limits<T>::quiet_NaN();
+    const T scale = 1 / pivot;
+    row[j] = pivot;
+    for (int64_t c = j + 1; c < n; ++c) row[c] *= scale;
+    for (int64_t i = j + 1; i < end; ++i) subtract_row(n - i, row[i], row + i, u + i * n + i);
+  }
+}
+TTR_SIMD_CLONES void factor_rows(int64_t n, int64_t begin, int64_t end, float* u) { factor_block(n, begin, end, u); }
+TTR_SIMD_CLONES void factor_rows(int64_t n, int64_t begin, int64_t end, double* u) { factor_block(n, begin, end, u); }
+
+// Works on U = L^T above the diagonal, where every inner loop runs along a row, and turns it over at the end.
+template <class T> void factor(int64_t n, const T* a, T* l) {   // a, l [n, n]
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j <= i; ++j) l[j * n + i] = a[i * n + j];
+  for (int64_t k = 0; k < n; k += kBlock) {
+    const int64_t end = std::min(k + kBlock, n);
+    if (k > 0) gemm(true, false, end - k, n - k, k, T(-1), l + k, n, l + k, n, T(1), l + k * n + k, n);   // what the rows before k explain
+    factor_rows(n, k, end, l);
+  }
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < i; ++j) {
+      l[i * n + j] = l[j * n + i];
+      l[j * n + i] = 0;
+    }
+}
 
 // In place on columns [0, columns) of x, rows m apart; l [n, n]. From the top when the matrix that acts is lower triangular.
 template <class T> void substitute(int64_t n, int64_t m, int64_t columns, bool upper, bool transpose, const T* l, T* x) {

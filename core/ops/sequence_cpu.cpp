@@ -3,6 +3,7 @@
 // by one thread a tile of channels in the order of tokens: the same bits for any number of threads.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <ttr/core/ops/sequence_kernel.hpp>
 #include <ttr/core/parallel.hpp>
 #include <ttr/core/simd.hpp>
@@ -10,15 +11,29 @@
 namespace ttr::cpu {
 namespace {
 
-constexpr int64_t kChannels = 64, kTokens = 64;   // a tile
+constexpr int64_t kChannels = 256, kTokens = 64;   // a tile
+constexpr int64_t kNarrow = 64;                    // channels of a tile of d_weight, the one loop that has no batch to share out
+constexpr int kTaps = 4;                            // summed in registers where all of them lie inside the tokens
 
-// One tap over one tile: y[t, d] += w[d] x[t, d]; rows `stride` apart
-template <class T> TTR_SIMD_INLINE void add_rows(int64_t tokens, int64_t channels, int64_t stride, const T* __restrict w, const T* __restrict x, T* __restrict y) {
+// `taps` of them over one tile: y[t, d] += sum_j w[j, d] x[t + j step, d], j ascending; rows `stride` apart, w rows kChannels apart
+template <int taps, class T> TTR_SIMD_INLINE void add_rows(int64_t tokens, int64_t channels, int64_t stride, int64_t step, const T* __restrict w, const T* __restrict x, T* __restrict y) {
   for (int64_t t = 0; t < tokens; ++t)
-    for (int64_t d = 0; d < channels; ++d) y[t * stride + d] += w[d] * x[t * stride + d];
+    for (int64_t d = 0; d < channels; ++d) {
+      T sum = y[t * stride + d];
+      for (int j = 0; j < taps; ++j) sum += w[j * kChannels + d] * x[(t + j * step) * stride + d];
+      y[t * stride + d] = sum;
+    }
 }
-TTR_SIMD_CLONES void add_tap(int64_t tokens, int64_t channels, int64_t stride, const float* w, const float* x, float* y) { add_rows(tokens, channels, stride, w, x, y); }
-TTR_SIMD_CLONES void add_tap(int64_t tokens, int64_t channels, int64_t stride, const double* w, const double* x, double* y) { add_rows(tokens, channels, stride, w, x, y); }
+template <class T> TTR_SIMD_INLINE void add_any(int taps, int64_t tokens, int64_t channels, int64_t stride, int64_t step, const T* w, const T* x, T* y) {
+  if (taps == kTaps) add_rows<kTaps>(tokens, channels, stride, step, w, x, y);
+  else for (int j = 0; j < taps; ++j) add_rows<1>(tokens, channels, stride, step, w + j * kChannels, x + j * step * stride, y);
+}
+TTR_SIMD_CLONES void add_taps(int taps, int64_t tokens, int64_t channels, int64_t stride, int64_t step, const float* w, const float* x, float* y) {
+  add_any(taps, tokens, channels, stride, step, w, x, y);
+}
+TTR_SIMD_CLONES void add_taps(int taps, int64_t tokens, int64_t channels, int64_t stride, int64_t step, const double* w, const double* x, double* y) {
+  add_any(taps, tokens, channels, stride, step, w, x, y);
+}
 
 // sums[d] = sum_t dy[t, d] x[t, d]
 template <class T> TTR_SIMD_INLINE void dot_rows(int64_t tokens, int64_t channels, int64_t stride, const T* __restrict dy, const T* __restrict x, T* __restrict sums) {
@@ -59,12 +74,17 @@ template <class T> Status conv_forward(const ConvForward<T>& p) {
       T* y = p.y + b * p.tokens * D + d0;                                      // [T, D]
       for (int64_t t = t0; t < t1; ++t)
         for (int64_t d = 0; d < channels; ++d) y[t * D + d] = p.bias ? p.bias[d0 + d] : T(0);
-      T w[kChannels];
-      for (int64_t j = 0; j < W; ++j) {
-        tap_of(p.weight + d0 * W, W, j, channels, w);
-        const int64_t inside = std::clamp(j, t0, t1);                          // tokens before it read the past
-        if (past && inside > t0) add_tap(inside - t0, channels, D, w, past + (W - 1 + t0 - j) * D, y + t0 * D);
-        if (inside < t1) add_tap(t1 - inside, channels, D, w, x + (inside - j) * D, y + inside * D);
+      T w[kTaps * kChannels];
+      for (int64_t j = 0; j < W; j += kTaps) {
+        const int taps = int(std::min<int64_t>(kTaps, W - j));
+        for (int i = 0; i < taps; ++i) tap_of(p.weight + d0 * W, W, j + i, channels, w + i * kChannels);
+        const int64_t edge = std::clamp(j + taps - 1, t0, t1);                 // tokens before it read the past with some tap
+        for (int i = 0; i < taps; ++i) {
+          const int64_t inside = std::clamp(j + i, t0, edge);                  // tokens before it read the past with this tap
+          if (past && inside > t0) add_taps(1, inside - t0, channels, D, 0, w + i * kChannels, past + (W - 1 + t0 - j - i) * D, y + t0 * D);
+          if (inside < edge) add_taps(1, edge - inside, channels, D, 0, w + i * kChannels, x + (inside - j - i) * D, y + inside * D);
+        }
+        if (edge < t1) add_taps(taps, t1 - edge, channels, D, -1, w, x + (edge - j) * D, y + edge * D);
       }
     }
   });
@@ -79,12 +99,17 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
     const int64_t channels = std::min(kChannels, D - d0);
     const T* dy = p.dy + b * T1 * D + d0;                                            // [T, D]
     for (int64_t s = 0; s < s1 - s0; ++s) std::fill(to + s * D, to + s * D + channels, T(0));
-    T w[kChannels];
-    for (int64_t j = 0; j < W; ++j) {
-      const int64_t first = std::max(s0, -j), last = std::min(s1, T1 - j);
-      if (first >= last) continue;
-      tap_of(p.weight + d0 * W, W, j, channels, w);
-      add_tap(last - first, channels, D, w, dy + (first + j) * D, to + (first - s0) * D);   // y_t = sum_j w[:, j] x_{t-j}
+    T w[kTaps * kChannels];
+    for (int64_t j = 0; j < W; j += kTaps) {
+      const int taps = int(std::min<int64_t>(kTaps, W - j));
+      for (int i = 0; i < taps; ++i) tap_of(p.weight + d0 * W, W, j + i, channels, w + i * kChannels);
+      const int64_t begin = std::clamp(-j, s0, s1), end = std::clamp(T1 - j - taps + 1, begin, s1);   // between them every tap meets a token
+      for (int i = 0; i < taps; ++i)
+        for (const auto& [from, until] : {std::pair{s0, begin}, {end, s1}}) {
+          const int64_t first = std::max(from, -j - i), last = std::min(until, T1 - j - i);
+          if (first < last) add_taps(1, last - first, channels, D, 0, w + i * kChannels, dy + (first + j + i) * D, to + (first - s0) * D);   // y_t = sum_j w[:, j] x_{t-j}
+        }
+      if (begin < end) add_taps(taps, end - begin, channels, D, 1, w, dy + (begin + j) * D, to + (begin - s0) * D);                        // y_t = sum_j w[:, j] x_{t-j}
     }
   };
   if (p.dx) {
@@ -104,11 +129,11 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
       }
     });
   if (!p.d_weight && !p.d_bias) return Status::ok;
-  T unit[kChannels];
-  std::fill(unit, unit + kChannels, T(1));
-  parallel_for(across, 1, [&](int64_t begin, int64_t end) {
+  T unit[kNarrow];
+  std::fill(unit, unit + kNarrow, T(1));
+  parallel_for(tiles(D, kNarrow), 1, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t d0 = tile * kChannels, channels = std::min(kChannels, D - d0);
+      const int64_t d0 = tile * kNarrow, channels = std::min(kNarrow, D - d0);
       if (p.d_weight)
         for (int64_t d = 0; d < channels * W; ++d) p.d_weight[d0 * W + d] = T(0);
       if (p.d_bias) std::fill(p.d_bias + d0, p.d_bias + d0 + channels, T(0));
@@ -116,12 +141,12 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
         for (int64_t t0 = 0; t0 < T1; t0 += kTokens) {                               // block sums first: they keep long f32 sums short
           const int64_t t1 = std::min(t0 + kTokens, T1);
           const T* dy = p.dy + b * T1 * D + d0;                                      // [T, D]
-          T sums[kChannels];
+          T sums[kNarrow];
           if (p.d_weight) {
             const T* x = p.x + b * T1 * D + d0;                                      // [T, D]
             const T* past = p.past ? p.past + b * (W - 1) * D + d0 : nullptr;        // [W-1, D]
             for (int64_t j = 0; j < W; ++j) {
-              std::fill(sums, sums + kChannels, T(0));
+              std::fill(sums, sums + kNarrow, T(0));
               const int64_t inside = std::clamp(j, t0, t1);
               if (past && inside > t0) dot_tap(inside - t0, channels, D, dy + t0 * D, past + (W - 1 + t0 - j) * D, sums);   // y_t = ... w[:, j] past[:, W-1+t-j]
               if (inside < t1) dot_tap(t1 - inside, channels, D, dy + inside * D, x + (inside - j) * D, sums);              // y_t = ... w[:, j] x_{t-j}
@@ -129,8 +154,8 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
             }
           }
           if (p.d_bias) {
-            std::fill(sums, sums + kChannels, T(0));
-            for (int64_t t = t0; t < t1; ++t) add_tap(1, channels, D, unit, dy + t * D, sums);                              // y_t = ... + b
+            std::fill(sums, sums + kNarrow, T(0));
+            for (int64_t t = t0; t < t1; ++t) add_taps(1, 1, channels, D, 0, unit, dy + t * D, sums);                              // y_t = ... + b
             for (int64_t d = 0; d < channels; ++d) p.d_bias[d0 + d] += sums[d];
           }
         }

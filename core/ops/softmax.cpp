@@ -1,6 +1,4 @@
-// Softmax over the last axis and the log of a sum of exponentials.
-//   softmax    y_i = e^{x_i - max} / sum_j e^{x_j - max}; a row of -inf gives zeros, and takes and gives no gradient
-//   logsumexp  y = max + log sum_j e^{x_j - max}; a row of -inf gives -inf, with zero gradient
+// Softmax over the last axis: y_i = e^{x_i - max} / sum_j e^{x_j - max}. A row of -inf gives zeros, and its gradient is zero.
 #include <ttr/core/dispatch.hpp>
 #include <ttr/core/op.hpp>
 #include <ttr/core/ops.hpp>
@@ -9,13 +7,9 @@
 namespace ttr {
 namespace {
 
-constexpr double kFloor = -1e30;   // stands for -inf where a difference of two would be NaN
-
-Tensor peak(const Tensor& x, int axis) { return maximum(stop_gradient(max(x, axis, true)), kFloor); }   // finite or +inf
-
 Tensors define_softmax(const Tensors& inputs) {
   const Tensor& x = inputs[0];
-  const Tensor e = exp(x - peak(x, -1));
+  const Tensor e = exp(x - maximum(stop_gradient(max(x, -1, true)), -1e30));   // not -inf - -inf
   return {e / maximum(sum(e, -1, true), 0.5)};   // the largest term is 1, so only a row of -inf meets the floor
 }
 
@@ -42,19 +36,6 @@ Tensor softmax(const Tensor& x) {
     });
     return Tensors{dx};
   }, define_softmax)[0];
-}
-
-Tensor logsumexp(const Tensor& x, int axis, bool keep) {
-  axis = normal_axis("logsumexp", axis, x.rank());
-  const Tensor y = [&] {
-    const Recording off(false);
-    const Tensor most = peak(x, axis);
-    return log(sum(exp(x - most), axis, true)) + most;
-  }();
-  const Tensor kept = primitive("logsumexp", y, {x}, keep_inputs | keep_outputs, [](const Sweep& s) {
-    return Tensors{s.dy() * exp(s.x() - maximum(s.y(), kFloor))};   // y = log sum_j e^{x_j}
-  });
-  return keep ? kept : reshape(kept, x.shape().erase(axis));
 }
 
 }  // namespace ttr
