@@ -11,7 +11,8 @@ constexpr size_t kSharedLimit = 96 * 1024;   // what every architecture from 8.0
 template <class... P> Status allow_shared(void (*kernel)(P...), size_t bytes) {
   if (bytes > kSharedLimit) return Status::bad_size;
   if (bytes <= kSharedDefault) return Status::ok;
-  const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  const cudaError_t error =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
   if (error != cudaSuccess) cudaGetLastError();   // a refusal must not be found by the next launch
   return status_of(error);
 }

@@ -1,4 +1,4 @@
-// Border of the stem `delta`: one rank-1 write a token with scalar coefficients (layers.md family F2a with scalar decay).
+// Border of the stem `delta`: one rank-1 write a token with scalar coefficients. Derivation: docs/layers/delta.md.
 //
 //   M_t = a_t M_{t-1} + (w_t v_t - e_t M_{t-1} k_t) k_t^T          M [V, K],  a decay, w write, e erase: one number a token and head
 //   y_t = scale * M_t q_t
@@ -21,7 +21,7 @@ struct DeltaSizes {
   int64_t batch = 0, tokens = 0, heads = 0;
   int64_t key_heads = 0, value_heads = 0;      // each divides heads; head h reads key head h / (heads / key_heads)
   int64_t key_dim = 0, value_dim = 0;
-  int64_t chunks() const { return (tokens + kDeltaChunk - 1) / kDeltaChunk; }
+  TTR_BOTH int64_t chunks() const { return (tokens + kDeltaChunk - 1) / kDeltaChunk; }
 };
 
 template <class T> struct DeltaForward {

@@ -11,14 +11,16 @@ namespace {
 Tensors walk(const Recipe& recipe, const Timeline& line, State& s, int64_t begin, int64_t end) {
   const auto& function = recipe.function();
   const bool strict = recipe.reading().read == Read::strict, everything = recipe.reading().visible == Visible::everything;
+  const bool by_chunk = recipe.reading().read == Read::chunk;
+  if (by_chunk && s.anchor.parts.empty()) throw refuse("fold", "read is chunk and {} keeps no chunk's memory, needs an optimizer with at=chunk", recipe.optimizer().text());
   Tensors ys;
   for (int64_t t = line.past + begin; t < line.past + end; ++t) {
     const View now(line, t, (everything ? line.past + line.tokens : t + 1) * line.writes);
-    // An optimizer that looks back fits anew at every token: reading strictly, it must not see this token's pairs.
-    const View seen = strict && recipe.looks_back() ? now.strictly_before() : now;
+    // An optimizer that fits anew at every token must not see this token's pairs when it reads strictly.
+    const View seen = strict && recipe.refits() ? now.strictly_before() : now;
     const State next = recipe.optimizer()->advance(s, Regression(recipe, seen));
-    const State& asked = strict && !recipe.looks_back() ? s : next;
-    ys.push_back(function->read(asked.theta, seen, asked.log_scale));
+    const State& asked = strict && !recipe.refits() ? s : next;
+    ys.push_back(function->read(by_chunk ? next.anchor : asked.theta, seen, asked.log_scale));
     s = next;
     ++s.position;
   }
@@ -26,18 +28,11 @@ Tensors walk(const Recipe& recipe, const Timeline& line, State& s, int64_t begin
 }
 
 // -- into the loop's shape -----------------------------------------------------------------------------------------------------------------
-// [B, T, h, ...] -> [T, B * H, ...]: each of the h heads serves H / h.
+// [B, T, h, ...] -> [T, B * H, ...]
 Tensor by_token(const Tensor& x, int64_t heads) {
-  const int64_t b = x.size(0), t = x.size(1), h = x.size(2);
-  Tensor y = x;
-  if (h != heads) {
-    Shape grouped = x.shape().insert(3, 1);
-    y = reshape(y, grouped);
-    y = broadcast_to(y, grouped.with(3, heads / h));
-  }
-  Shape flat{b, t, heads}, rows{t, b * heads};
-  for (int i = 3; i < x.rank(); ++i) flat.push_back(x.size(i)), rows.push_back(x.size(i));
-  return reshape(transpose(reshape(y, flat), 0, 1), rows);
+  Shape rows{x.size(1), x.size(0) * heads};
+  for (int i = 3; i < x.rank(); ++i) rows.push_back(x.size(i));
+  return reshape(transpose(over_heads(x, heads), 0, 1), rows);
 }
 // [H, ...] -> [B * H, ...]
 Tensor by_row(const Tensor& x, int64_t batch) {
@@ -54,16 +49,6 @@ Tensor from_rows(const Tensor& x, int64_t batch) {   // [N, ...] -> [B, H, ...]
   Shape s{batch, x.size(0) / batch};
   for (int i = 1; i < x.rank(); ++i) s.push_back(x.size(i));
   return reshape(x, s);
-}
-
-Tensor normed(const Tensor& x, const Reading& reading) {
-  switch (reading.key_norm) {
-    case KeyNorm::none: return x;
-    case KeyNorm::l2: return l2_norm(x, reading.key_eps);
-    case KeyNorm::rms: return x * rsqrt(mean(square(x), -1, true) + reading.key_eps);
-    case KeyNorm::sum: return x / sum(x, -1, true);
-  }
-  return x;
 }
 
 // Every tensor the walk reads, in a flat list (so that a checkpoint can hand it on), with what the list means.
@@ -104,7 +89,7 @@ Layout lay_out(const Recipe& recipe, const Arguments& a, const Problem& p, Answe
       layout.tensors.push_back(by_row(x, p.batch));
       continue;
     }
-    if (s.name == "q" || s.name == "k") x = normed(x, recipe.reading());
+    if (s.name == "q" || s.name == "k") x = normed_keys(x, recipe.reading());
     if (s.name == "q") {
       if (const double scale = recipe.reading().scale.at(p.key_dim); scale != 1) x = x * scale;
     }
@@ -118,7 +103,11 @@ Layout lay_out(const Recipe& recipe, const Arguments& a, const Problem& p, Answe
         else if (s.per == Per::write) line.past = old.size(1) / p.writes;
         if (s.name != "q") x = concat({old, x}, 1);
       }
-      if (s.name != "q" && a.want_state) answer.state[name] = x;
+      if (s.name != "q" && a.want_state) {   // as much of the past as can still weigh anything
+        const int64_t reach = recipe.weights()->reach(), most = x.size(1) / (s.per == Per::write ? p.writes : 1);
+        const int64_t kept = (reach > most ? most : reach - 1) * (s.per == Per::write ? p.writes : 1);
+        answer.state[name] = slice(x, 1, x.size(1) - kept, x.size(1));
+      }
     }
     layout.tracks.push_back({s.name, s.per, false});
     layout.tensors.push_back(by_token(x, p.heads));
@@ -142,16 +131,14 @@ State begin(const Recipe& recipe, const Timeline& line, const Arguments& a, cons
   s.theta = s.initial = recipe.function()->init(view);
   s = recipe.optimizer()->start(s);
   if (a.state.empty()) return s;
-  const auto position = a.state.find("position");
-  if (position == a.state.end()) throw refuse("memory", "state has no position, needs [] i32: the tokens it has absorbed; pass on what an earlier call answered");
-  s.position = int64_t(position->second.item());
+  s.position = position_of(a.state);
   if (a.state.count("log_scale")) s.log_scale = zeros({line.rows}, line.options);
   each_state(s, [&](const std::string& name, Tensor& x) {
-    if (recipe.looks_back() && !name.starts_with("optimizer.")) return;
+    if (recipe.refits() && !name.starts_with("optimizer.")) return;
     const auto found = a.state.find(name);
     if (found == a.state.end()) throw refuse("memory", "state {} is missing, needs it with shape {}", name, to_string(from_rows(x, p.batch).shape()));
     const Tensor given = to_rows(cast(found->second, line.options.dtype));
-    if (given.rank() != x.rank() || (given.shape() != x.shape() && !recipe.looks_back()))
+    if (given.rank() != x.rank() || (given.shape() != x.shape() && !recipe.refits()))
       throw refuse("memory", "state {} has shape {}, needs {}", name, to_string(found->second.shape()), to_string(from_rows(x, p.batch).shape()));
     x = given;
   });
@@ -257,9 +244,9 @@ Answer fold(const Recipe& recipe, const Arguments& a, FoldOptions options) {
   answer.y = cast(y, p.dtype);
   if (a.want_state) {
     each_state(s, [&](const std::string& name, Tensor& x) {
-      if (!recipe.looks_back() || name.starts_with("optimizer.")) answer.state[name] = from_rows(x, p.batch);
+      if (!recipe.refits() || name.starts_with("optimizer.")) answer.state[name] = from_rows(x, p.batch);
     });
-    answer.state["position"] = from_vector(std::vector<int32_t>{int32_t(s.position)}, {}, {Dtype::i32, cpu_device});
+    answer.state["position"] = position_state(s.position);
   }
   return answer;
 }

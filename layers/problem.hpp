@@ -35,4 +35,10 @@ struct Problem {
 // Checks every tensor by name, shape, dtype and device against the recipe's slots. Throws a sentence naming the tensor.
 Problem examine(const Recipe&, const Arguments&);
 
+// Pieces that fold and the routes share.
+Tensor normed_keys(const Tensor& x, const Reading&);                       // the reading's key_norm over the last axis
+Tensor over_heads(const Tensor& x, int64_t heads);                         // [B, T, h, ...] -> [B, T, H, ...]: each of the h heads serves H / h
+Tensor position_state(int64_t position);                                   // the state `position`
+int64_t position_of(const Slots& state);                                   // 0 for a fresh memory
+
 }  // namespace ttr

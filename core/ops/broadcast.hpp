@@ -65,7 +65,10 @@ inline Shape broadcast_shape(const char* where, const Shape& a, const Shape& b) 
     const int ia = i - (rank - a.rank()), ib = i - (rank - b.rank());
     const int64_t na = ia < 0 ? 1 : a[ia], nb = ib < 0 ? 1 : b[ib];
     if (na != nb && na != 1 && nb != 1)
-      throw refuse(where, "shape of the second operand is {}, needs one that broadcasts with {}; sizes are aligned at the last axis and must be equal or 1", to_string(b), to_string(a));
+      throw refuse(
+          where,
+          "shape of the second operand is {}, needs one that broadcasts with {}; sizes are aligned at the last axis and must be equal or 1",
+          to_string(b), to_string(a));
     y.push_back(na == 1 ? nb : na);
   }
   return y;
@@ -78,4 +81,4 @@ inline void must_be_defined(const char* where, const char* name, const Tensor& x
 inline bool records(const Tensor& x) { return x.tracked() && recording(); }
 inline bool records(const Tensor& a, const Tensor& b) { return (a.tracked() || b.tracked()) && recording(); }
 
-}  // namespace ttr::detail
+}   // namespace ttr::detail

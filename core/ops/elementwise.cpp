@@ -17,8 +17,10 @@ Tensor run(const char* where, Unary op, const Tensor& x) {
   const int64_t n = y.count();
   if (n == 0) return y;
   dispatch(where, x, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must(where, cuda::unary<T>(op, n, in<T>(x), out<T>(y), place.stream));
-    else must(where, cpu::unary<T>(op, n, in<T>(x), out<T>(y)));
+    if constexpr (place.cuda)
+      must(where, cuda::unary<T>(op, n, in<T>(x), out<T>(y), place.stream));
+    else
+      must(where, cpu::unary<T>(op, n, in<T>(x), out<T>(y)));
   });
   return y;
 }
@@ -32,11 +34,14 @@ Tensor run(const char* where, Binary op, const Tensor& a, const Tensor& b) {
   Tensor y = empty(shape, like(a));
   const int64_t n = shape.count();
   if (n == 0) return y;
-  const Broadcast walk = same ? detail::in_order(n)
-                              : detail::merge_axes(shape, {detail::broadcast_strides(a.shape(), shape), detail::broadcast_strides(b.shape(), shape)});
+  const Broadcast walk =
+      same ? detail::in_order(n)
+           : detail::merge_axes(shape, {detail::broadcast_strides(a.shape(), shape), detail::broadcast_strides(b.shape(), shape)});
   dispatch(where, a, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must(where, cuda::binary<T>(op, walk, in<T>(a), in<T>(b), out<T>(y), place.stream));
-    else must(where, cpu::binary<T>(op, walk, in<T>(a), in<T>(b), out<T>(y)));
+    if constexpr (place.cuda)
+      must(where, cuda::binary<T>(op, walk, in<T>(a), in<T>(b), out<T>(y), place.stream));
+    else
+      must(where, cpu::binary<T>(op, walk, in<T>(a), in<T>(b), out<T>(y)));
   });
   return y;
 }
@@ -48,8 +53,10 @@ Tensor run(const char* where, Binary op, const Tensor& a, double b, bool number_
   const int64_t n = y.count();
   if (n == 0) return y;
   dispatch(where, a, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must(where, cuda::binary_scalar<T>(op, n, in<T>(a), b, number_first, out<T>(y), place.stream));
-    else must(where, cpu::binary_scalar<T>(op, n, in<T>(a), b, number_first, out<T>(y)));
+    if constexpr (place.cuda)
+      must(where, cuda::binary_scalar<T>(op, n, in<T>(a), b, number_first, out<T>(y), place.stream));
+    else
+      must(where, cpu::binary_scalar<T>(op, n, in<T>(a), b, number_first, out<T>(y)));
   });
   return y;
 }
@@ -71,7 +78,7 @@ Tensors both(Tensor first, Tensor second) {   // moved, where a list in braces w
 
 Tensor nothing(const Tensor& x) { return zeros(Shape(), like(x)); }
 
-}  // namespace
+}   // namespace
 
 Tensor operator+(const Tensor& a, const Tensor& b) {
   Tensor y = run("add", Binary::add, a, b);
@@ -86,7 +93,7 @@ Tensor operator-(const Tensor& a, const Tensor& b) {
   Tensor y = run("sub", Binary::sub, a, b);
   if (!records(a, b)) return y;
   return primitive("sub", std::move(y), {a, b}, keep_nothing, [](const Sweep& s) {
-    return both(into(s, 0),                                              // y = a - b
+    return both(into(s, 0),                                             // y = a - b
                 s.needs(1) ? -sum_to(s.dy(), s.shape(1)) : Tensor());   // y = a - b
   });
 }
@@ -104,7 +111,7 @@ Tensor operator/(const Tensor& a, const Tensor& b) {
   Tensor y = run("div", Binary::div, a, b);
   if (!records(a, b)) return y;
   return primitive("div", std::move(y), {a, b}, keep_inputs, [](const Sweep& s) {
-    return both(into(s, 0, [&] { return s.dy() / s.x(1); }),                                // y = a / b
+    return both(into(s, 0, [&] { return s.dy() / s.x(1); }),                             // y = a / b
                 into(s, 1, [&] { return -((s.dy() / s.x(1)) * (s.x(0) / s.x(1))); }));   // y = a / b
   });
 }
@@ -217,7 +224,8 @@ Tensor log(const Tensor& x) {
 Tensor log1p(const Tensor& x) {
   Tensor y = run("log1p", Unary::log1p, x);
   if (!records(x)) return y;
-  return primitive("log1p", std::move(y), {x}, keep_inputs, [](const Sweep& s) { return Tensors{s.dy() / (s.x() + 1)}; });   // y = log(1 + x)
+  return primitive("log1p", std::move(y), {x}, keep_inputs,
+                   [](const Sweep& s) { return Tensors{s.dy() / (s.x() + 1)}; });   // y = log(1 + x)
 }
 
 Tensor expm1(const Tensor& x) {
@@ -268,7 +276,8 @@ Tensor cos(const Tensor& x) {
 Tensor tanh(const Tensor& x) {
   Tensor y = run("tanh", Unary::tanh, x);
   if (!records(x)) return y;
-  return primitive("tanh", std::move(y), {x}, keep_outputs, [](const Sweep& s) { return Tensors{s.dy() * (1 - square(s.y()))}; });   // y = tanh x
+  return primitive("tanh", std::move(y), {x}, keep_outputs,
+                   [](const Sweep& s) { return Tensors{s.dy() * (1 - square(s.y()))}; });   // y = tanh x
 }
 
 Tensor sigmoid(const Tensor& x) {
@@ -283,13 +292,15 @@ Tensor sigmoid(const Tensor& x) {
 Tensor softplus(const Tensor& x) {
   Tensor y = run("softplus", Unary::softplus, x);
   if (!records(x)) return y;
-  return primitive("softplus", std::move(y), {x}, keep_inputs, [](const Sweep& s) { return Tensors{s.dy() * sigmoid(s.x())}; });   // y = log(1 + e^x)
+  return primitive("softplus", std::move(y), {x}, keep_inputs,
+                   [](const Sweep& s) { return Tensors{s.dy() * sigmoid(s.x())}; });   // y = log(1 + e^x)
 }
 
 Tensor logsigmoid(const Tensor& x) {
   Tensor y = run("logsigmoid", Unary::logsigmoid, x);
   if (!records(x)) return y;
-  return primitive("logsigmoid", std::move(y), {x}, keep_inputs, [](const Sweep& s) { return Tensors{s.dy() * sigmoid(-s.x())}; });   // y = -log(1 + e^-x)
+  return primitive("logsigmoid", std::move(y), {x}, keep_inputs,
+                   [](const Sweep& s) { return Tensors{s.dy() * sigmoid(-s.x())}; });   // y = -log(1 + e^-x)
 }
 
 Tensor relu(const Tensor& x) {
@@ -301,28 +312,35 @@ Tensor relu(const Tensor& x) {
 }
 
 namespace {
-struct SavedInput { Tensor x; };   // what the backward of silu and gelu reads
-}
+struct SavedInput {
+  Tensor x;
+};   // what the backward of silu and gelu reads
+}   // namespace
 
 Tensor silu(const Tensor& x) {
   Tensor y = run("silu", Unary::silu, x);
   if (!records(x)) return y;
-  return kernel_op("silu", {std::move(y)}, {x}, SavedInput{x}, [](const SavedInput& saved, const Sweep& s) {
-    return Tensors{run("silu_backward", Binary::silu_backward, saved.x, s.dy())};   // y = x sigmoid(x)
-  }, [](const Tensors& inputs) {
-    return Tensors{inputs[0] * sigmoid(inputs[0])};
-  })[0];
+  return kernel_op(
+      "silu", {std::move(y)}, {x}, SavedInput{x},
+      [](const SavedInput& saved, const Sweep& s) {
+        return Tensors{run("silu_backward", Binary::silu_backward, saved.x, s.dy())};   // y = x sigmoid(x)
+      },
+      [](const Tensors& inputs) { return Tensors{inputs[0] * sigmoid(inputs[0])}; })[0];
 }
 
 Tensor gelu(const Tensor& x) {
   Tensor y = run("gelu", Unary::gelu, x);
   if (!records(x)) return y;
-  return kernel_op("gelu", {std::move(y)}, {x}, SavedInput{x}, [](const SavedInput& saved, const Sweep& s) {
-    return Tensors{run("gelu_backward", Binary::gelu_backward, saved.x, s.dy())};   // y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
-  }, [](const Tensors& inputs) {
-    const Tensor& x = inputs[0];
-    return Tensors{x * 0.5 * (1 + tanh((x + x * square(x) * 0.044715) * 0.7978845608028654))};   // sqrt(2 / pi)
-  })[0];
+  return kernel_op(
+      "gelu", {std::move(y)}, {x}, SavedInput{x},
+      [](const SavedInput& saved, const Sweep& s) {
+        return Tensors{
+            run("gelu_backward", Binary::gelu_backward, saved.x, s.dy())};   // y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+      },
+      [](const Tensors& inputs) {
+        const Tensor& x = inputs[0];
+        return Tensors{x * 0.5 * (1 + tanh((x + x * square(x) * 0.044715) * 0.7978845608028654))};   // sqrt(2 / pi)
+      })[0];
 }
 
 // Piecewise constant: derivative zero everywhere it exists, so nothing is recorded.
@@ -342,12 +360,15 @@ Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b) {
   Tensor y = empty(shape, like(a));
   if (y.count() > 0) {
     const bool same = mask.shape() == shape && a.shape() == shape && b.shape() == shape;
-    const Broadcast walk = same ? detail::in_order(y.count())
-                                : detail::merge_axes(shape, {detail::broadcast_strides(mask.shape(), shape), detail::broadcast_strides(a.shape(), shape),
-                                                             detail::broadcast_strides(b.shape(), shape)});
+    const Broadcast walk =
+        same ? detail::in_order(y.count())
+             : detail::merge_axes(shape, {detail::broadcast_strides(mask.shape(), shape), detail::broadcast_strides(a.shape(), shape),
+                                          detail::broadcast_strides(b.shape(), shape)});
     dispatch("where", a, [&]<class T>(auto place) {
-      if constexpr (place.cuda) must("where", cuda::select<T>(walk, in<T>(mask), in<T>(a), in<T>(b), out<T>(y), place.stream));
-      else must("where", cpu::select<T>(walk, in<T>(mask), in<T>(a), in<T>(b), out<T>(y)));
+      if constexpr (place.cuda)
+        must("where", cuda::select<T>(walk, in<T>(mask), in<T>(a), in<T>(b), out<T>(y), place.stream));
+      else
+        must("where", cpu::select<T>(walk, in<T>(mask), in<T>(a), in<T>(b), out<T>(y)));
     });
   }
   if (!records(a, b)) return y;
@@ -358,4 +379,4 @@ Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b) {
   });
 }
 
-}  // namespace ttr
+}   // namespace ttr

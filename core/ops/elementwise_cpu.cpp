@@ -22,7 +22,7 @@ TTR_SIMD_INLINE float fast_log(float x) {
   const bool tiny = x < kSmallest;
   const float scaled = tiny ? x * 0x1p23f : x;
   const uint32_t bits = std::bit_cast<uint32_t>(scaled);
-  const uint32_t shifted = bits - 0x3f3504f3u;                                  // sqrt(1/2)
+  const uint32_t shifted = bits - 0x3f3504f3u;   // sqrt(1/2)
   const float e = float(int32_t(shifted) >> 23) - (tiny ? 23.0f : 0.0f);
   const float f = std::bit_cast<float>((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
   const float s = f / (2.0f + f), z = s * s, half = 0.5f * f * f;
@@ -42,13 +42,13 @@ TTR_SIMD_INLINE float fast_log1p(float x) {
 // e^x - 1 = 2^n (e^r - 1) + (2^n - 1); accurate near 0, where n = 0.
 TTR_SIMD_INLINE float fast_expm1(float x) {
   x = x < -30.0f ? -30.0f : x;
-  x = x > 89.0f ? 89.0f : x;          // n = 128: overflows to infinity; NaN stays NaN
+  x = x > 89.0f ? 89.0f : x;   // n = 128: overflows to infinity; NaN stays NaN
   constexpr float kShift = 0x1.8p23f;
   const float shifted = x * 0x1.715476p+0f + kShift;
   const float n = shifted - kShift;
   const float r = (x - n * 0x1.62e400p-1f) - n * 0x1.7f7d1cp-20f;
-  float p = 0x1.a01a02p-13f;          // 1/7!
-  p = p * r + 0x1.6c16c2p-10f;        // 1/6!
+  float p = 0x1.a01a02p-13f;     // 1/7!
+  p = p * r + 0x1.6c16c2p-10f;   // 1/6!
   p = p * r + 0x1.111112p-7f;
   p = p * r + 0x1.555556p-5f;
   p = p * r + 0x1.555556p-3f;
@@ -72,7 +72,7 @@ TTR_SIMD_INLINE float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)
 TTR_SIMD_INLINE float fast_softplus(float x) {
   const float size = std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0x7fffffffu);
   const float u = fast_exp(-size), s = u / (2.0f + u), z = s * s;
-  float p = 2.0f / 15;                // next term: below 2e-9 of the sum
+  float p = 2.0f / 15;   // next term: below 2e-9 of the sum
   p = p * z + 2.0f / 13;
   p = p * z + 2.0f / 11;
   p = p * z + 2.0f / 9;
@@ -86,49 +86,78 @@ TTR_SIMD_INLINE float fast_softplus(float x) {
 TTR_SIMD_INLINE float fast_gelu_gate(float x) { return fast_sigmoid(2.0f * element::gelu_inner(x)); }   // (1 + tanh u) / 2 = sigmoid(2u)
 
 template <Unary op> TTR_SIMD_INLINE float value(float x) {
-  if constexpr (op == Unary::exp) return fast_exp(x);
-  else if constexpr (op == Unary::expm1) return fast_expm1(x);
-  else if constexpr (op == Unary::log) return fast_log(x);
-  else if constexpr (op == Unary::log1p) return fast_log1p(x);
-  else if constexpr (op == Unary::tanh) return fast_tanh(x);
-  else if constexpr (op == Unary::sigmoid) return fast_sigmoid(x);
-  else if constexpr (op == Unary::softplus) return fast_softplus(x);
-  else if constexpr (op == Unary::logsigmoid) return -fast_softplus(-x);
-  else if constexpr (op == Unary::silu) return x * fast_sigmoid(x);
-  else if constexpr (op == Unary::gelu) return x * fast_gelu_gate(x);
-  else return element::apply(op, x);
+  if constexpr (op == Unary::exp)
+    return fast_exp(x);
+  else if constexpr (op == Unary::expm1)
+    return fast_expm1(x);
+  else if constexpr (op == Unary::log)
+    return fast_log(x);
+  else if constexpr (op == Unary::log1p)
+    return fast_log1p(x);
+  else if constexpr (op == Unary::tanh)
+    return fast_tanh(x);
+  else if constexpr (op == Unary::sigmoid)
+    return fast_sigmoid(x);
+  else if constexpr (op == Unary::softplus)
+    return fast_softplus(x);
+  else if constexpr (op == Unary::logsigmoid)
+    return -fast_softplus(-x);
+  else if constexpr (op == Unary::silu)
+    return x * fast_sigmoid(x);
+  else if constexpr (op == Unary::gelu)
+    return x * fast_gelu_gate(x);
+  else
+    return element::apply(op, x);
 }
 template <Unary op> TTR_SIMD_INLINE double value(double x) { return element::apply(op, x); }
 
 // What stays cheap in both types is said here too: the shared switch is too large for the compiler to inline into a loop.
 template <Unary op, class T> TTR_SIMD_INLINE T one(T x) {
-  if constexpr (op == Unary::neg) return -x;
-  else if constexpr (op == Unary::abs) return x < 0 ? -x : x;
-  else if constexpr (op == Unary::sqrt) return std::sqrt(x);
-  else if constexpr (op == Unary::rsqrt) return 1 / std::sqrt(x);
-  else if constexpr (op == Unary::square) return x * x;
-  else if constexpr (op == Unary::relu) return x > 0 ? x : (x <= 0 ? T(0) : x);
-  else if constexpr (op == Unary::sign) return x > 0 ? T(1) : (x < 0 ? T(-1) : x * 0);
-  else return value<op>(x);
+  if constexpr (op == Unary::neg)
+    return -x;
+  else if constexpr (op == Unary::abs)
+    return x < 0 ? -x : x;
+  else if constexpr (op == Unary::sqrt)
+    return std::sqrt(x);
+  else if constexpr (op == Unary::rsqrt)
+    return 1 / std::sqrt(x);
+  else if constexpr (op == Unary::square)
+    return x * x;
+  else if constexpr (op == Unary::relu)
+    return x > 0 ? x : (x <= 0 ? T(0) : x);
+  else if constexpr (op == Unary::sign)
+    return x > 0 ? T(1) : (x < 0 ? T(-1) : x * 0);
+  else
+    return value<op>(x);
 }
 
 template <Binary op, class T> TTR_SIMD_INLINE T one(T a, T b) {
-  if constexpr (op == Binary::add) return a + b;
-  else if constexpr (op == Binary::sub) return a - b;
-  else if constexpr (op == Binary::mul) return a * b;
-  else if constexpr (op == Binary::div) return a / b;
-  else if constexpr (op == Binary::max) return (a >= b) | (a != a) ? a : b;
-  else if constexpr (op == Binary::min) return (a <= b) | (a != a) ? a : b;
-  else if constexpr (op == Binary::less) return a < b ? T(1) : T(0);
-  else if constexpr (op == Binary::less_equal) return a <= b ? T(1) : T(0);
-  else if constexpr (op == Binary::equal) return a == b ? T(1) : T(0);
+  if constexpr (op == Binary::add)
+    return a + b;
+  else if constexpr (op == Binary::sub)
+    return a - b;
+  else if constexpr (op == Binary::mul)
+    return a * b;
+  else if constexpr (op == Binary::div)
+    return a / b;
+  else if constexpr (op == Binary::max)
+    return (a >= b) | (a != a) ? a : b;
+  else if constexpr (op == Binary::min)
+    return (a <= b) | (a != a) ? a : b;
+  else if constexpr (op == Binary::less)
+    return a < b ? T(1) : T(0);
+  else if constexpr (op == Binary::less_equal)
+    return a <= b ? T(1) : T(0);
+  else if constexpr (op == Binary::equal)
+    return a == b ? T(1) : T(0);
   else if constexpr (op == Binary::silu_backward && std::is_same_v<T, float>) {
     const float s = fast_sigmoid(a);
     return b * (s * (1 + a * (1 - s)));
   } else if constexpr (op == Binary::gelu_backward && std::is_same_v<T, float>) {
     const float g = fast_gelu_gate(a);   // t = 2g - 1, so (1 + t) / 2 = g and (1 - t^2) / 2 = 2 g (1 - g)
     return b * (g + a * (2 * g * (1 - g)) * (0.7978845608028654f * (1 + 3 * 0.044715f * a * a)));
-  } else return element::apply(op, a, b);
+  } else
+    return element::apply(op, a, b);
 }
 
 // -- loops --------------------------------------------------------------------------------------------------------------------------------
@@ -140,25 +169,44 @@ template <Unary op, class T> TTR_SIMD_INLINE void loop(int64_t n, const T* x, T*
 
 template <class T> TTR_SIMD_INLINE void unary_loop(Unary op, int64_t n, const T* x, T* y) {
   switch (op) {
-    case Unary::neg: return loop<Unary::neg>(n, x, y);
-    case Unary::abs: return loop<Unary::abs>(n, x, y);
-    case Unary::exp: return loop<Unary::exp>(n, x, y);
-    case Unary::expm1: return loop<Unary::expm1>(n, x, y);
-    case Unary::log: return loop<Unary::log>(n, x, y);
-    case Unary::log1p: return loop<Unary::log1p>(n, x, y);
-    case Unary::sqrt: return loop<Unary::sqrt>(n, x, y);
-    case Unary::rsqrt: return loop<Unary::rsqrt>(n, x, y);
-    case Unary::square: return loop<Unary::square>(n, x, y);
-    case Unary::sin: return loop<Unary::sin>(n, x, y);
-    case Unary::cos: return loop<Unary::cos>(n, x, y);
-    case Unary::tanh: return loop<Unary::tanh>(n, x, y);
-    case Unary::sigmoid: return loop<Unary::sigmoid>(n, x, y);
-    case Unary::softplus: return loop<Unary::softplus>(n, x, y);
-    case Unary::logsigmoid: return loop<Unary::logsigmoid>(n, x, y);
-    case Unary::relu: return loop<Unary::relu>(n, x, y);
-    case Unary::sign: return loop<Unary::sign>(n, x, y);
-    case Unary::silu: return loop<Unary::silu>(n, x, y);
-    case Unary::gelu: return loop<Unary::gelu>(n, x, y);
+    case Unary::neg:
+      return loop<Unary::neg>(n, x, y);
+    case Unary::abs:
+      return loop<Unary::abs>(n, x, y);
+    case Unary::exp:
+      return loop<Unary::exp>(n, x, y);
+    case Unary::expm1:
+      return loop<Unary::expm1>(n, x, y);
+    case Unary::log:
+      return loop<Unary::log>(n, x, y);
+    case Unary::log1p:
+      return loop<Unary::log1p>(n, x, y);
+    case Unary::sqrt:
+      return loop<Unary::sqrt>(n, x, y);
+    case Unary::rsqrt:
+      return loop<Unary::rsqrt>(n, x, y);
+    case Unary::square:
+      return loop<Unary::square>(n, x, y);
+    case Unary::sin:
+      return loop<Unary::sin>(n, x, y);
+    case Unary::cos:
+      return loop<Unary::cos>(n, x, y);
+    case Unary::tanh:
+      return loop<Unary::tanh>(n, x, y);
+    case Unary::sigmoid:
+      return loop<Unary::sigmoid>(n, x, y);
+    case Unary::softplus:
+      return loop<Unary::softplus>(n, x, y);
+    case Unary::logsigmoid:
+      return loop<Unary::logsigmoid>(n, x, y);
+    case Unary::relu:
+      return loop<Unary::relu>(n, x, y);
+    case Unary::sign:
+      return loop<Unary::sign>(n, x, y);
+    case Unary::silu:
+      return loop<Unary::silu>(n, x, y);
+    case Unary::gelu:
+      return loop<Unary::gelu>(n, x, y);
   }
 }
 TTR_SIMD_CLONES void unary_clones(Unary op, int64_t n, const float* x, float* y) { unary_loop(op, n, x, y); }
@@ -205,31 +253,46 @@ template <Binary op, class T> TTR_SIMD_INLINE void row(int64_t n, const T* a, in
 template <Binary op, class T> TTR_SIMD_INLINE void rows(const Broadcast& s, int64_t first, int64_t last, const T* a, const T* b, T* y) {
   const int inner = s.rank - 1;
   const int64_t n = s.size[inner], step_a = s.stride[0][inner], step_b = s.stride[1][inner];
-  walk_rows(s, first, last, [&](int64_t r, int64_t at_a, int64_t at_b, int64_t) __attribute__((always_inline)) {
-    row<op>(n, a + at_a, step_a, b + at_b, step_b, y + r * n);
-  });
+  walk_rows(
+      s, first, last, [&](int64_t r, int64_t at_a, int64_t at_b, int64_t) __attribute__((always_inline)) {
+        row<op>(n, a + at_a, step_a, b + at_b, step_b, y + r * n);
+      });
 }
 
-template <class T> TTR_SIMD_INLINE void binary_rows(Binary op, const Broadcast& s, int64_t first, int64_t last, const T* a, const T* b, T* y) {
+template <class T>
+TTR_SIMD_INLINE void binary_rows(Binary op, const Broadcast& s, int64_t first, int64_t last, const T* a, const T* b, T* y) {
   switch (op) {
-    case Binary::add: return rows<Binary::add>(s, first, last, a, b, y);
-    case Binary::sub: return rows<Binary::sub>(s, first, last, a, b, y);
-    case Binary::mul: return rows<Binary::mul>(s, first, last, a, b, y);
-    case Binary::div: return rows<Binary::div>(s, first, last, a, b, y);
-    case Binary::max: return rows<Binary::max>(s, first, last, a, b, y);
-    case Binary::min: return rows<Binary::min>(s, first, last, a, b, y);
-    case Binary::pow: return rows<Binary::pow>(s, first, last, a, b, y);
-    case Binary::less: return rows<Binary::less>(s, first, last, a, b, y);
-    case Binary::less_equal: return rows<Binary::less_equal>(s, first, last, a, b, y);
-    case Binary::equal: return rows<Binary::equal>(s, first, last, a, b, y);
-    case Binary::silu_backward: return rows<Binary::silu_backward>(s, first, last, a, b, y);
-    case Binary::gelu_backward: return rows<Binary::gelu_backward>(s, first, last, a, b, y);
+    case Binary::add:
+      return rows<Binary::add>(s, first, last, a, b, y);
+    case Binary::sub:
+      return rows<Binary::sub>(s, first, last, a, b, y);
+    case Binary::mul:
+      return rows<Binary::mul>(s, first, last, a, b, y);
+    case Binary::div:
+      return rows<Binary::div>(s, first, last, a, b, y);
+    case Binary::max:
+      return rows<Binary::max>(s, first, last, a, b, y);
+    case Binary::min:
+      return rows<Binary::min>(s, first, last, a, b, y);
+    case Binary::pow:
+      return rows<Binary::pow>(s, first, last, a, b, y);
+    case Binary::less:
+      return rows<Binary::less>(s, first, last, a, b, y);
+    case Binary::less_equal:
+      return rows<Binary::less_equal>(s, first, last, a, b, y);
+    case Binary::equal:
+      return rows<Binary::equal>(s, first, last, a, b, y);
+    case Binary::silu_backward:
+      return rows<Binary::silu_backward>(s, first, last, a, b, y);
+    case Binary::gelu_backward:
+      return rows<Binary::gelu_backward>(s, first, last, a, b, y);
   }
 }
 TTR_SIMD_CLONES void binary_clones(Binary op, const Broadcast& s, int64_t first, int64_t last, const float* a, const float* b, float* y) {
   binary_rows(op, s, first, last, a, b, y);
 }
-TTR_SIMD_CLONES void binary_clones(Binary op, const Broadcast& s, int64_t first, int64_t last, const double* a, const double* b, double* y) {
+TTR_SIMD_CLONES void binary_clones(Binary op, const Broadcast& s, int64_t first, int64_t last, const double* a, const double* b,
+                                   double* y) {
   binary_rows(op, s, first, last, a, b, y);
 }
 
@@ -241,23 +304,32 @@ template <int M, int A, int B, class T> TTR_SIMD_INLINE void select_row(int64_t 
   }
 }
 
-template <class T> TTR_SIMD_INLINE void select_rows(const Broadcast& s, int64_t first, int64_t last, const T* mask, const T* a, const T* b, T* y) {
+template <class T>
+TTR_SIMD_INLINE void select_rows(const Broadcast& s, int64_t first, int64_t last, const T* mask, const T* a, const T* b, T* y) {
   const int inner = s.rank - 1;
   const int64_t n = s.size[inner], m = s.stride[0][inner], p = s.stride[1][inner], q = s.stride[2][inner];
-  walk_rows(s, first, last, [&](int64_t r, int64_t at_m, int64_t at_a, int64_t at_b) __attribute__((always_inline)) {
-    const T *mr = mask + at_m, *ar = a + at_a, *br = b + at_b;
-    T* yr = y + r * n;
-    if (m == 1 && p == 1 && q == 1) select_row<1, 1, 1>(n, mr, ar, br, yr);
-    else if (m == 1 && p == 1 && q == 0) select_row<1, 1, 0>(n, mr, ar, br, yr);
-    else if (m == 1 && p == 0 && q == 1) select_row<1, 0, 1>(n, mr, ar, br, yr);
-    else if (m == -1 && p == 1 && q == 0) select_row<-1, 1, 0>(n, mr, ar, br, yr);
-    else for (int64_t i = 0; i < n; ++i) yr[i] = mr[i * m] != 0 ? ar[i * p] : br[i * q];
-  });
+  walk_rows(
+      s, first, last, [&](int64_t r, int64_t at_m, int64_t at_a, int64_t at_b) __attribute__((always_inline)) {
+        const T *mr = mask + at_m, *ar = a + at_a, *br = b + at_b;
+        T* yr = y + r * n;
+        if (m == 1 && p == 1 && q == 1)
+          select_row<1, 1, 1>(n, mr, ar, br, yr);
+        else if (m == 1 && p == 1 && q == 0)
+          select_row<1, 1, 0>(n, mr, ar, br, yr);
+        else if (m == 1 && p == 0 && q == 1)
+          select_row<1, 0, 1>(n, mr, ar, br, yr);
+        else if (m == -1 && p == 1 && q == 0)
+          select_row<-1, 1, 0>(n, mr, ar, br, yr);
+        else
+          for (int64_t i = 0; i < n; ++i) yr[i] = mr[i * m] != 0 ? ar[i * p] : br[i * q];
+      });
 }
-TTR_SIMD_CLONES void select_clones(const Broadcast& s, int64_t first, int64_t last, const float* mask, const float* a, const float* b, float* y) {
+TTR_SIMD_CLONES void select_clones(const Broadcast& s, int64_t first, int64_t last, const float* mask, const float* a, const float* b,
+                                   float* y) {
   select_rows(s, first, last, mask, a, b, y);
 }
-TTR_SIMD_CLONES void select_clones(const Broadcast& s, int64_t first, int64_t last, const double* mask, const double* a, const double* b, double* y) {
+TTR_SIMD_CLONES void select_clones(const Broadcast& s, int64_t first, int64_t last, const double* mask, const double* a, const double* b,
+                                   double* y) {
   select_rows(s, first, last, mask, a, b, y);
 }
 
@@ -276,16 +348,22 @@ template <class F> void over_rows(const Broadcast& s, F&& body) {
 }
 
 template <class T, class S> TTR_SIMD_INLINE T convert(S x) {
-  if constexpr (std::is_same_v<S, T>) return x;
-  else if constexpr (std::is_same_v<S, bf16>) return static_cast<T>(float(x));
-  else if constexpr (std::is_same_v<T, bf16>) return bf16(float(x));
-  else return static_cast<T>(x);
+  if constexpr (std::is_same_v<S, T>)
+    return x;
+  else if constexpr (std::is_same_v<S, bf16>)
+    return static_cast<T>(float(x));
+  else if constexpr (std::is_same_v<T, bf16>)
+    return bf16(float(x));
+  else
+    return static_cast<T>(x);
 }
 
 template <class S, class T> void copy_row(int64_t n, const S* x, int64_t step_x, T* y, int64_t step_y) {
   if (step_y == 1 && step_x == 1) {
-    if constexpr (std::is_same_v<S, T>) std::memcpy(y, x, size_t(n) * sizeof(T));
-    else for (int64_t i = 0; i < n; ++i) y[i] = convert<T>(x[i]);
+    if constexpr (std::is_same_v<S, T>)
+      std::memcpy(y, x, size_t(n) * sizeof(T));
+    else
+      for (int64_t i = 0; i < n; ++i) y[i] = convert<T>(x[i]);
   } else if (step_y == 1 && step_x == 0) {
     std::fill(y, y + n, convert<T>(*x));
   } else {
@@ -294,7 +372,8 @@ template <class S, class T> void copy_row(int64_t n, const S* x, int64_t step_x,
 }
 
 // [rows, columns] where x is contiguous along rows and y along columns: small square blocks, so that both stay in the cache.
-template <class S, class T> void copy_transposed(int64_t rows, int64_t columns, const S* x, int64_t column_step_x, T* y, int64_t row_step_y) {
+template <class S, class T>
+void copy_transposed(int64_t rows, int64_t columns, const S* x, int64_t column_step_x, T* y, int64_t row_step_y) {
   constexpr int64_t kBlock = 16;
   for (int64_t c0 = 0; c0 < columns; c0 += kBlock) {
     const int64_t c1 = std::min(c0 + kBlock, columns);
@@ -306,12 +385,14 @@ template <class S, class T> void copy_transposed(int64_t rows, int64_t columns, 
   }
 }
 
-}  // namespace
+}   // namespace
 
 template <class T> Status fill(int64_t n, double value, T* y) {
   T v;
-  if constexpr (std::is_same_v<T, bf16>) v = bf16(value);
-  else v = static_cast<T>(value);
+  if constexpr (std::is_same_v<T, bf16>)
+    v = bf16(value);
+  else
+    v = static_cast<T>(value);
   parallel_for(n, 4 * kGrain, [&](int64_t begin, int64_t end) { std::fill(y + begin, y + end, v); });
   return Status::ok;
 }
@@ -324,7 +405,8 @@ template <class T> Status unary(Unary op, int64_t n, const T* x, T* y) {
 template <class T> Status binary(Binary op, const Broadcast& s, const T* a, const T* b, T* y) {
   if (s.count == 0) return Status::ok;
   over_rows(s, [&](const Broadcast& walk, int64_t first, int64_t last, int64_t at) {
-    binary_clones(op, walk, first, last, a + at * walk.stride[0][0] * (walk.rank == 1), b + at * walk.stride[1][0] * (walk.rank == 1), y + at);
+    binary_clones(op, walk, first, last, a + at * walk.stride[0][0] * (walk.rank == 1), b + at * walk.stride[1][0] * (walk.rank == 1),
+                  y + at);
   });
   return Status::ok;
 }
@@ -352,7 +434,8 @@ template <class S, class T> Status copy(const Broadcast& s, const S* x, T* y) {
   const int inner = s.rank - 1;
   const int64_t n = s.size[inner], step_x = s.stride[0][inner], step_y = s.stride[1][inner];
   if (s.rank == 1) {
-    parallel_for(n, kGrain, [&](int64_t begin, int64_t end) { copy_row(end - begin, x + begin * step_x, step_x, y + begin * step_y, step_y); });
+    parallel_for(n, kGrain,
+                 [&](int64_t begin, int64_t end) { copy_row(end - begin, x + begin * step_x, step_x, y + begin * step_y, step_y); });
     return Status::ok;
   }
   int along = -1;   // the axis that x walks in order, when the innermost is not it
@@ -379,7 +462,8 @@ template <class S, class T> Status copy(const Broadcast& s, const S* x, T* y) {
   const int64_t planes = s.count / (n * rows);
   parallel_for(planes * strips, std::max<int64_t>(1, kGrain / (n * std::min(rows, kStrip))), [&](int64_t begin, int64_t end) {
     walk_rows(around, begin / strips, (end - 1) / strips + 1, [&](int64_t plane, int64_t at_x, int64_t at_y, int64_t) {
-      const int64_t from = std::max(begin - plane * strips, int64_t(0)) * kStrip, to = std::min(std::min(end - plane * strips, strips) * kStrip, rows);
+      const int64_t from = std::max(begin - plane * strips, int64_t(0)) * kStrip,
+                    to = std::min(std::min(end - plane * strips, strips) * kStrip, rows);
       copy_transposed(to - from, n, x + at_x + from, step_x, y + at_y + from * row_step_y, row_step_y);
     });
   });
@@ -415,4 +499,4 @@ template Status copy<int32_t, double>(const Broadcast&, const int32_t*, double*)
 template Status copy<int32_t, bf16>(const Broadcast&, const int32_t*, bf16*);
 template Status copy<int32_t, int32_t>(const Broadcast&, const int32_t*, int32_t*);
 
-}  // namespace ttr::cpu
+}   // namespace ttr::cpu

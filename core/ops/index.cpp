@@ -16,7 +16,8 @@ void check_ids(const char* where, const Tensor& x, const Tensor& ids, int64_t n)
   must_be_defined(where, "x", x);
   must_be_defined(where, "ids", ids);
   if (ids.dtype() != Dtype::i32) throw refuse(where, "dtype of ids is {}, needs i32; cast them", name_of(ids.dtype()));
-  if (ids.device() != x.device()) throw refuse(where, "devices are {} and {}, needs one device; use to_device", name_of(x.device()), name_of(ids.device()));
+  if (ids.device() != x.device())
+    throw refuse(where, "devices are {} and {}, needs one device; use to_device", name_of(x.device()), name_of(ids.device()));
   if (ids.device().is_cuda()) return;
   const int32_t* at = in<int32_t>(ids);
   for (int64_t i = 0, count = ids.count(); i < count; ++i)
@@ -34,8 +35,10 @@ Tensor run_gather(const char* where, const Tensor& x, Middle m, const Tensor& id
   Tensor y = empty(shape, like(x));
   if (y.count() == 0) return y;
   dispatch(where, x, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must(where, cuda::gather<T>(m, ids.count(), in<int32_t>(ids), in<T>(x), out<T>(y), place.stream));
-    else must(where, cpu::gather<T>(m, ids.count(), in<int32_t>(ids), in<T>(x), out<T>(y)));
+    if constexpr (place.cuda)
+      must(where, cuda::gather<T>(m, ids.count(), in<int32_t>(ids), in<T>(x), out<T>(y), place.stream));
+    else
+      must(where, cpu::gather<T>(m, ids.count(), in<int32_t>(ids), in<T>(x), out<T>(y)));
   });
   return y;
 }
@@ -47,14 +50,16 @@ Tensor put(const Tensor& x, const Tensor& ids, int64_t n) {
   Tensor y = empty(shape, like(x));
   if (y.count() > 0)
     dispatch("put", x, [&]<class T>(auto place) {
-      if constexpr (place.cuda) must("put", cuda::put<T>(x.count(), n, in<int32_t>(ids), in<T>(x), out<T>(y), place.stream));
-      else must("put", cpu::put<T>(x.count(), n, in<int32_t>(ids), in<T>(x), out<T>(y)));
+      if constexpr (place.cuda)
+        must("put", cuda::put<T>(x.count(), n, in<int32_t>(ids), in<T>(x), out<T>(y), place.stream));
+      else
+        must("put", cpu::put<T>(x.count(), n, in<int32_t>(ids), in<T>(x), out<T>(y)));
     });
   if (!records(x)) return y;
   return primitive("put", std::move(y), {x}, keep_nothing, [ids](const Sweep& s) { return Tensors{pick(s.dy(), ids)}; });   // y_r,id = x_r
 }
 
-}  // namespace
+}   // namespace
 
 Tensor embedding(const Tensor& table, const Tensor& ids) {
   must_be_defined("embedding", "table", table);
@@ -89,14 +94,17 @@ Tensor scatter_add(const Tensor& x, int axis, const Tensor& ids, int64_t size) {
   if (size < 0) throw refuse("scatter_add", "size is {}, needs at least 0", size);
   check_ids("scatter_add", x, ids, size);
   if (ids.rank() != 1 || ids.count() != x.size(axis))
-    throw refuse("scatter_add", "shape of ids is {}, needs [{}], one for each along axis {} of {}", to_string(ids.shape()), x.size(axis), axis, to_string(x.shape()));
+    throw refuse("scatter_add", "shape of ids is {}, needs [{}], one for each along axis {} of {}", to_string(ids.shape()), x.size(axis),
+                 axis, to_string(x.shape()));
   Middle m = middle(x.shape(), axis);
   m.n = size;
   Tensor y = empty(x.shape().with(axis, size), like(x));
   if (y.count() > 0)
     dispatch("scatter_add", x, [&]<class T>(auto place) {
-      if constexpr (place.cuda) must("scatter_add", cuda::scatter_add<T>(m, ids.count(), in<int32_t>(ids), in<T>(x), out<T>(y), place.stream));
-      else must("scatter_add", cpu::scatter_add<T>(m, ids.count(), in<int32_t>(ids), in<T>(x), out<T>(y)));
+      if constexpr (place.cuda)
+        must("scatter_add", cuda::scatter_add<T>(m, ids.count(), in<int32_t>(ids), in<T>(x), out<T>(y), place.stream));
+      else
+        must("scatter_add", cpu::scatter_add<T>(m, ids.count(), in<int32_t>(ids), in<T>(x), out<T>(y)));
     });
   if (!records(x)) return y;
   return primitive("scatter_add", std::move(y), {x}, keep_nothing, [axis, ids = detach(ids)](const Sweep& s) {
@@ -110,15 +118,19 @@ Tensor pick(const Tensor& x, const Tensor& ids) {
   const int64_t n = x.size(-1);
   check_ids("pick", x, ids, n);
   const Shape shape = x.shape().erase(x.rank() - 1);
-  if (!(ids.shape() == shape)) throw refuse("pick", "shape of ids is {}, needs {} for x of {}", to_string(ids.shape()), to_string(shape), to_string(x.shape()));
+  if (!(ids.shape() == shape))
+    throw refuse("pick", "shape of ids is {}, needs {} for x of {}", to_string(ids.shape()), to_string(shape), to_string(x.shape()));
   Tensor y = empty(shape, like(x));
   if (y.count() > 0)
     dispatch("pick", x, [&]<class T>(auto place) {
-      if constexpr (place.cuda) must("pick", cuda::pick<T>(ids.count(), n, in<int32_t>(ids), in<T>(x), out<T>(y), place.stream));
-      else must("pick", cpu::pick<T>(ids.count(), n, in<int32_t>(ids), in<T>(x), out<T>(y)));
+      if constexpr (place.cuda)
+        must("pick", cuda::pick<T>(ids.count(), n, in<int32_t>(ids), in<T>(x), out<T>(y), place.stream));
+      else
+        must("pick", cpu::pick<T>(ids.count(), n, in<int32_t>(ids), in<T>(x), out<T>(y)));
     });
   if (!records(x)) return y;
-  return primitive("pick", std::move(y), {x}, keep_nothing, [ids = detach(ids), n](const Sweep& s) { return Tensors{put(s.dy(), ids, n)}; });   // y_r = x_r,id
+  return primitive("pick", std::move(y), {x}, keep_nothing,
+                   [ids = detach(ids), n](const Sweep& s) { return Tensors{put(s.dy(), ids, n)}; });   // y_r = x_r,id
 }
 
-}  // namespace ttr
+}   // namespace ttr

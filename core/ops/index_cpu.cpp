@@ -16,8 +16,10 @@ template <class T> Status gather(Middle m, int64_t count, const int32_t* ids, co
     for (int64_t r = first; r < last; ++r) {
       const int64_t o = r / count, id = ids[r % count];
       T* to = y + r * m.inner;
-      if (id < 0 || id >= m.n) std::fill(to, to + m.inner, T(0));
-      else std::memcpy(to, x + (o * m.n + id) * m.inner, size_t(m.inner) * sizeof(T));
+      if (id < 0 || id >= m.n)
+        std::fill(to, to + m.inner, T(0));
+      else
+        std::memcpy(to, x + (o * m.n + id) * m.inner, size_t(m.inner) * sizeof(T));
     }
   });
   return Status::ok;
@@ -37,7 +39,8 @@ template <class T> Status scatter_add(Middle m, int64_t count, const int32_t* id
   };
   const int64_t work = std::max<int64_t>(1, (m.n + count) * m.inner);
   if (m.outer == 1) {
-    const int64_t grain = work < 2 * kGrain ? std::max<int64_t>(m.n, 1) : std::max<int64_t>(1, m.n / (4 * thread_count()));   // a range scans all ids
+    const int64_t grain =
+        work < 2 * kGrain ? std::max<int64_t>(m.n, 1) : std::max<int64_t>(1, m.n / (4 * thread_count()));   // a range scans all ids
     parallel_for(m.n, grain, [&](int64_t first, int64_t last) { scatter(0, first, last); });
   } else {
     parallel_for(m.outer, std::max<int64_t>(1, kGrain / work), [&](int64_t first, int64_t last) {
@@ -75,4 +78,4 @@ template Status pick<double>(int64_t, int64_t, const int32_t*, const double*, do
 template Status put<float>(int64_t, int64_t, const int32_t*, const float*, float*);
 template Status put<double>(int64_t, int64_t, const int32_t*, const double*, double*);
 
-}  // namespace ttr::cpu
+}   // namespace ttr::cpu

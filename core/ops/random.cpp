@@ -13,8 +13,10 @@ Tensor uniform(const Shape& shape, uint64_t seed, uint64_t stream, double low, d
   if (y.count() == 0) return y;
   const Key key{seed, stream};
   dispatch("uniform", y, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must("uniform", cuda::fill_uniform<T>(key, 0, out<T>(y), y.count(), Wide<T>(low), Wide<T>(high), place.stream));
-    else fill_uniform<T>(key, 0, out<T>(y), y.count(), T(low), T(high));
+    if constexpr (place.cuda)
+      must("uniform", cuda::fill_uniform<T>(key, 0, out<T>(y), y.count(), Wide<T>(low), Wide<T>(high), place.stream));
+    else
+      fill_uniform<T>(key, 0, out<T>(y), y.count(), T(low), T(high));
   });
   return y;
 }
@@ -24,8 +26,10 @@ Tensor normal(const Shape& shape, uint64_t seed, uint64_t stream, double mean, d
   if (y.count() == 0) return y;
   const Key key{seed, stream};
   dispatch("normal", y, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must("normal", cuda::fill_normal<T>(key, 0, out<T>(y), y.count(), Wide<T>(mean), Wide<T>(deviation), place.stream));
-    else fill_normal<T>(key, 0, out<T>(y), y.count(), T(mean), T(deviation));
+    if constexpr (place.cuda)
+      must("normal", cuda::fill_normal<T>(key, 0, out<T>(y), y.count(), Wide<T>(mean), Wide<T>(deviation), place.stream));
+    else
+      fill_normal<T>(key, 0, out<T>(y), y.count(), T(mean), T(deviation));
   });
   return y;
 }
@@ -58,4 +62,4 @@ Tensor dropout(const Tensor& x, double rate, uint64_t seed, uint64_t stream) {
   });
 }
 
-}  // namespace ttr
+}   // namespace ttr

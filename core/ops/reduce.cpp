@@ -22,8 +22,10 @@ Tensor run(const char* where, Reduce op, const Tensor& x, Middle m, const Shape&
   Tensor y = empty(shape, like(x));
   if (m.outer * m.inner == 0) return y;
   dispatch(where, x, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must(where, cuda::reduce<T>(op, m, in<T>(x), out<T>(y), place.stream));
-    else must(where, cpu::reduce<T>(op, m, in<T>(x), out<T>(y)));
+    if constexpr (place.cuda)
+      must(where, cuda::reduce<T>(op, m, in<T>(x), out<T>(y), place.stream));
+    else
+      must(where, cpu::reduce<T>(op, m, in<T>(x), out<T>(y)));
   });
   return y;
 }
@@ -33,13 +35,14 @@ Tensor kept(const Tensor& dy, int axis, bool keep) { return keep ? dy : reshape(
 
 Shape reduced(const Shape& shape, int axis, bool keep) { return keep ? shape.with(axis, 1) : shape.erase(axis); }
 
-}  // namespace
+}   // namespace
 
 Tensor sum(const Tensor& x) {
   must_be_defined("sum", "x", x);
   Tensor y = run("sum", Reduce::sum, x, {1, x.count(), 1}, Shape());
   if (!records(x)) return y;
-  return primitive("sum", std::move(y), {x}, keep_nothing, [](const Sweep& s) { return Tensors{broadcast_to(s.dy(), s.shape(0))}; });   // y = sum_i x_i
+  return primitive("sum", std::move(y), {x}, keep_nothing,
+                   [](const Sweep& s) { return Tensors{broadcast_to(s.dy(), s.shape(0))}; });   // y = sum_i x_i
 }
 
 Tensor sum(const Tensor& x, int axis, bool keep) {
@@ -104,7 +107,10 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
   for (int i = 0; i < x.rank();) {
     int end = i;
     while (end < x.rank() && repeated(end)) ++end;
-    if (end == i) { ++i; continue; }
+    if (end == i) {
+      ++i;
+      continue;
+    }
     Middle m;
     Shape rest = y.shape();
     for (int d = 0; d < i; ++d) m.outer *= rest[d];
@@ -115,7 +121,8 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
   }
   y = window(y, 0, shape);
   if (!records(x)) return y;
-  return primitive("sum_to", std::move(y), {x}, keep_nothing, [](const Sweep& s) { return Tensors{broadcast_to(s.dy(), s.shape(0))}; });   // y = sum over repeats of x
+  return primitive("sum_to", std::move(y), {x}, keep_nothing,
+                   [](const Sweep& s) { return Tensors{broadcast_to(s.dy(), s.shape(0))}; });   // y = sum over repeats of x
 }
 
 Tensor cumsum(const Tensor& x, int axis, bool reverse) {
@@ -125,8 +132,10 @@ Tensor cumsum(const Tensor& x, int axis, bool reverse) {
   if (y.count() > 0) {
     const Middle m = middle(x.shape(), axis);
     dispatch("cumsum", x, [&]<class T>(auto place) {
-      if constexpr (place.cuda) must("cumsum", cuda::cumsum<T>(m, reverse, in<T>(x), out<T>(y), place.stream));
-      else must("cumsum", cpu::cumsum<T>(m, reverse, in<T>(x), out<T>(y)));
+      if constexpr (place.cuda)
+        must("cumsum", cuda::cumsum<T>(m, reverse, in<T>(x), out<T>(y), place.stream));
+      else
+        must("cumsum", cpu::cumsum<T>(m, reverse, in<T>(x), out<T>(y)));
     });
   }
   if (!records(x)) return y;
@@ -135,4 +144,4 @@ Tensor cumsum(const Tensor& x, int axis, bool reverse) {
   });
 }
 
-}  // namespace ttr
+}   // namespace ttr

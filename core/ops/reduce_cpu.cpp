@@ -9,17 +9,19 @@ namespace ttr::cpu {
 
 namespace {
 
-constexpr int64_t kGrain = 32768;    // elements below which a second thread costs more than it gives
-constexpr int64_t kLanes = 32;       // independent partial results inside a run
-constexpr int64_t kRun = 2048;       // elements reduced lane by lane
-constexpr int64_t kColumns = 128;    // columns reduced together
-constexpr int64_t kRows = 64;        // rows added before the block joins the total
-constexpr int64_t kPieces = 32;      // pieces of one large reduction
+constexpr int64_t kGrain = 32768;   // elements below which a second thread costs more than it gives
+constexpr int64_t kLanes = 32;      // independent partial results inside a run
+constexpr int64_t kRun = 2048;      // elements reduced lane by lane
+constexpr int64_t kColumns = 128;   // columns reduced together
+constexpr int64_t kRows = 64;       // rows added before the block joins the total
+constexpr int64_t kPieces = 32;     // pieces of one large reduction
 
 template <Reduce op, class T> constexpr T neutral() { return op == Reduce::sum ? T(0) : -std::numeric_limits<T>::infinity(); }
 template <Reduce op, class T> TTR_SIMD_INLINE T join(T a, T b) {
-  if constexpr (op == Reduce::sum) return a + b;
-  else return (b > a) | (b != b) ? b : a;   // NaN stays
+  if constexpr (op == Reduce::sum)
+    return a + b;
+  else
+    return (b > a) | (b != b) ? b : a;   // NaN stays
 }
 
 template <Reduce op, class T> TTR_SIMD_INLINE T reduce_lanes(int64_t n, const T* x) {
@@ -33,20 +35,28 @@ template <Reduce op, class T> TTR_SIMD_INLINE T reduce_lanes(int64_t n, const T*
     for (int64_t j = 0; j < half; ++j) lane[j] = join<op>(lane[j], lane[j + half]);
   return lane[0];
 }
-TTR_SIMD_CLONES float run_of(Reduce op, int64_t n, const float* x) { return op == Reduce::sum ? reduce_lanes<Reduce::sum>(n, x) : reduce_lanes<Reduce::max>(n, x); }
-TTR_SIMD_CLONES double run_of(Reduce op, int64_t n, const double* x) { return op == Reduce::sum ? reduce_lanes<Reduce::sum>(n, x) : reduce_lanes<Reduce::max>(n, x); }
+TTR_SIMD_CLONES float run_of(Reduce op, int64_t n, const float* x) {
+  return op == Reduce::sum ? reduce_lanes<Reduce::sum>(n, x) : reduce_lanes<Reduce::max>(n, x);
+}
+TTR_SIMD_CLONES double run_of(Reduce op, int64_t n, const double* x) {
+  return op == Reduce::sum ? reduce_lanes<Reduce::sum>(n, x) : reduce_lanes<Reduce::max>(n, x);
+}
 
 // Many short rows in one call: out[r] of x[r, 0..n).
 template <Reduce op, class T> TTR_SIMD_INLINE void short_rows(int64_t rows, int64_t n, const T* x, T* y) {
   for (int64_t r = 0; r < rows; ++r) y[r] = reduce_lanes<op>(n, x + r * n);
 }
 TTR_SIMD_CLONES void rows_of(Reduce op, int64_t rows, int64_t n, const float* x, float* y) {
-  if (op == Reduce::sum) short_rows<Reduce::sum>(rows, n, x, y);
-  else short_rows<Reduce::max>(rows, n, x, y);
+  if (op == Reduce::sum)
+    short_rows<Reduce::sum>(rows, n, x, y);
+  else
+    short_rows<Reduce::max>(rows, n, x, y);
 }
 TTR_SIMD_CLONES void rows_of(Reduce op, int64_t rows, int64_t n, const double* x, double* y) {
-  if (op == Reduce::sum) short_rows<Reduce::sum>(rows, n, x, y);
-  else short_rows<Reduce::max>(rows, n, x, y);
+  if (op == Reduce::sum)
+    short_rows<Reduce::sum>(rows, n, x, y);
+  else
+    short_rows<Reduce::max>(rows, n, x, y);
 }
 
 template <class T> T pair(Reduce op, T a, T b) { return op == Reduce::sum ? join<Reduce::sum>(a, b) : join<Reduce::max>(a, b); }
@@ -84,12 +94,16 @@ template <Reduce op, class T> TTR_SIMD_INLINE void reduce_columns(int64_t n, int
   for (int64_t c = 0; c < width; ++c) y[c] = total[c];
 }
 TTR_SIMD_CLONES void columns_of(Reduce op, int64_t n, int64_t width, int64_t stride, const float* x, float* y) {
-  if (op == Reduce::sum) reduce_columns<Reduce::sum>(n, width, stride, x, y);
-  else reduce_columns<Reduce::max>(n, width, stride, x, y);
+  if (op == Reduce::sum)
+    reduce_columns<Reduce::sum>(n, width, stride, x, y);
+  else
+    reduce_columns<Reduce::max>(n, width, stride, x, y);
 }
 TTR_SIMD_CLONES void columns_of(Reduce op, int64_t n, int64_t width, int64_t stride, const double* x, double* y) {
-  if (op == Reduce::sum) reduce_columns<Reduce::sum>(n, width, stride, x, y);
-  else reduce_columns<Reduce::max>(n, width, stride, x, y);
+  if (op == Reduce::sum)
+    reduce_columns<Reduce::sum>(n, width, stride, x, y);
+  else
+    reduce_columns<Reduce::max>(n, width, stride, x, y);
 }
 
 // Few columns over many rows: pieces of the rows side by side.
@@ -107,8 +121,10 @@ template <class T> void long_columns(Reduce op, int64_t n, int64_t width, int64_
 template <class T> TTR_SIMD_INLINE void running_columns(int64_t n, int64_t width, int64_t stride, bool reverse, const T* x, T* y) {
   if (stride == 1) {   // one column: the sum so far stays in a register
     T total = 0;
-    if (reverse) for (int64_t i = n - 1; i >= 0; --i) y[i] = total += x[i];
-    else for (int64_t i = 0; i < n; ++i) y[i] = total += x[i];
+    if (reverse)
+      for (int64_t i = n - 1; i >= 0; --i) y[i] = total += x[i];
+    else
+      for (int64_t i = 0; i < n; ++i) y[i] = total += x[i];
     return;
   }
   for (int64_t i = 0; i < n; ++i) {
@@ -121,18 +137,21 @@ template <class T> TTR_SIMD_INLINE void running_columns(int64_t n, int64_t width
     }
   }
 }
-TTR_SIMD_CLONES void running_of(int64_t n, int64_t width, int64_t stride, bool reverse, const float* x, float* y) { running_columns(n, width, stride, reverse, x, y); }
-TTR_SIMD_CLONES void running_of(int64_t n, int64_t width, int64_t stride, bool reverse, const double* x, double* y) { running_columns(n, width, stride, reverse, x, y); }
+TTR_SIMD_CLONES void running_of(int64_t n, int64_t width, int64_t stride, bool reverse, const float* x, float* y) {
+  running_columns(n, width, stride, reverse, x, y);
+}
+TTR_SIMD_CLONES void running_of(int64_t n, int64_t width, int64_t stride, bool reverse, const double* x, double* y) {
+  running_columns(n, width, stride, reverse, x, y);
+}
 
-}  // namespace
+}   // namespace
 
 template <class T> Status reduce(Reduce op, Middle m, const T* x, T* y) {
   if (m.outer * m.inner == 0) return Status::ok;
   if (m.inner == 1) {
     if (m.n <= kRun) {
-      parallel_for(m.outer, std::max<int64_t>(1, kGrain / std::max<int64_t>(m.n, 8)), [&](int64_t first, int64_t last) {
-        rows_of(op, last - first, m.n, x + first * m.n, y + first);
-      });
+      parallel_for(m.outer, std::max<int64_t>(1, kGrain / std::max<int64_t>(m.n, 8)),
+                   [&](int64_t first, int64_t last) { rows_of(op, last - first, m.n, x + first * m.n, y + first); });
     } else if (m.outer < kPieces) {
       for (int64_t r = 0; r < m.outer; ++r) y[r] = long_row(op, m.n, x + r * m.n);
     } else {
@@ -174,4 +193,4 @@ template Status reduce<double>(Reduce, Middle, const double*, double*);
 template Status cumsum<float>(Middle, bool, const float*, float*);
 template Status cumsum<double>(Middle, bool, const double*, double*);
 
-}  // namespace ttr::cpu
+}   // namespace ttr::cpu

@@ -16,24 +16,33 @@ namespace {
 
 template <class F> void with_dtype(Dtype d, F&& f) {
   switch (d) {
-    case Dtype::f32: return f.template operator()<float>();
-    case Dtype::f64: return f.template operator()<double>();
-    case Dtype::bf16: return f.template operator()<bf16>();
-    case Dtype::i32: return f.template operator()<int32_t>();
+    case Dtype::f32:
+      return f.template operator()<float>();
+    case Dtype::f64:
+      return f.template operator()<double>();
+    case Dtype::bf16:
+      return f.template operator()<bf16>();
+    case Dtype::i32:
+      return f.template operator()<int32_t>();
   }
 }
 
 // `sizes` elements of x, from element first_x on by strides_x, go to y from first_y on by strides_y; any dtype, converted where they differ.
-void move(const char* where, const Shape& sizes, const Tensor& x, int64_t first_x, const Strides& strides_x, Tensor& y, int64_t first_y, const Strides& strides_y) {
+void move(const char* where, const Shape& sizes, const Tensor& x, int64_t first_x, const Strides& strides_x, Tensor& y, int64_t first_y,
+          const Strides& strides_y) {
   if (sizes.count() == 0) return;
   const Broadcast walk = merge_axes(sizes, {strides_x, strides_y});
   const auto run = [&]<class S, class T>() {
-    if (!y.device().is_cuda()) must(where, cpu::copy<S, T>(walk, in<S>(x) + first_x, out<T>(y) + first_y));
-    else if constexpr (with_cuda) must(where, cuda::copy<S, T>(walk, in<S>(x) + first_x, out<T>(y) + first_y, cuda::stream()));
+    if (!y.device().is_cuda())
+      must(where, cpu::copy<S, T>(walk, in<S>(x) + first_x, out<T>(y) + first_y));
+    else if constexpr (with_cuda)
+      must(where, cuda::copy<S, T>(walk, in<S>(x) + first_x, out<T>(y) + first_y, cuda::stream()));
   };
   with_dtype(x.dtype(), [&]<class S>() {
-    if (x.dtype() == y.dtype()) run.template operator()<S, S>();
-    else with_dtype(y.dtype(), [&]<class T>() { run.template operator()<S, T>(); });
+    if (x.dtype() == y.dtype())
+      run.template operator()<S, S>();
+    else
+      with_dtype(y.dtype(), [&]<class T>() { run.template operator()<S, T>(); });
   });
 }
 
@@ -67,8 +76,10 @@ Tensor part(const char* where, const Tensor& x, int axis, int64_t begin, int64_t
 Tensors filled(const Sweep& s, const std::vector<Shape>& shapes) {   // adjoints of all outputs, zeros where nothing flows in
   Tensors dys = s.dys();
   Options options;
-  for (const Tensor& d : dys) if (d.defined()) options = like(d);
-  for (size_t i = 0; i < dys.size(); ++i) if (!dys[i].defined()) dys[i] = zeros(shapes[i], options);
+  for (const Tensor& d : dys)
+    if (d.defined()) options = like(d);
+  for (size_t i = 0; i < dys.size(); ++i)
+    if (!dys[i].defined()) dys[i] = zeros(shapes[i], options);
   return dys;
 }
 
@@ -86,7 +97,7 @@ int square_size(const char* where, const Tensor& x) {
   return int(x.size(-1));
 }
 
-}  // namespace
+}   // namespace
 
 Tensor reshape(const Tensor& x, const Shape& wanted) {
   must_be_defined("reshape", "x", x);
@@ -94,15 +105,19 @@ Tensor reshape(const Tensor& x, const Shape& wanted) {
   int free = -1;
   int64_t known = 1;
   for (int i = 0; i < shape.rank(); ++i) {
-    if (shape[i] == -1 && free < 0) free = i;
-    else known *= shape[i];
+    if (shape[i] == -1 && free < 0)
+      free = i;
+    else
+      known *= shape[i];
   }
   if (free >= 0 && known > 0 && x.count() % known == 0) shape[free] = x.count() / known;
   if (shape.count() != x.count())
-    throw refuse("reshape", "shape is {} with {} elements, needs the number of elements of {}", to_string(x.shape()), x.count(), to_string(wanted));
+    throw refuse("reshape", "shape is {} with {} elements, needs the number of elements of {}", to_string(x.shape()), x.count(),
+                 to_string(wanted));
   Tensor y = window(x, 0, shape);
   if (!records(x)) return y;
-  return primitive("reshape", std::move(y), {x}, keep_nothing, [](const Sweep& s) { return Tensors{reshape(s.dy(), s.shape(0))}; });   // y = x, reshaped
+  return primitive("reshape", std::move(y), {x}, keep_nothing,
+                   [](const Sweep& s) { return Tensors{reshape(s.dy(), s.shape(0))}; });   // y = x, reshaped
 }
 
 Tensor transpose(const Tensor& x, int a, int b) {
@@ -117,7 +132,8 @@ Tensor transpose(const Tensor& x, int a, int b) {
   Tensor y = empty(shape, like(x));
   move("transpose", shape, x, 0, from, y, 0, contiguous_strides(shape));
   if (!records(x)) return y;
-  return primitive("transpose", std::move(y), {x}, keep_nothing, [a, b](const Sweep& s) { return Tensors{transpose(s.dy(), a, b)}; });   // y = x, transposed
+  return primitive("transpose", std::move(y), {x}, keep_nothing,
+                   [a, b](const Sweep& s) { return Tensors{transpose(s.dy(), a, b)}; });   // y = x, transposed
 }
 
 Tensor broadcast_to(const Tensor& x, const Shape& shape) {
@@ -130,7 +146,8 @@ Tensor broadcast_to(const Tensor& x, const Shape& shape) {
   Tensor y = empty(shape, like(x));
   move("broadcast_to", shape, x, 0, broadcast_strides(x.shape(), shape), y, 0, contiguous_strides(shape));
   if (!records(x)) return y;
-  return primitive("broadcast_to", std::move(y), {x}, keep_nothing, [](const Sweep& s) { return Tensors{sum_to(s.dy(), s.shape(0))}; });   // y = x, repeated
+  return primitive("broadcast_to", std::move(y), {x}, keep_nothing,
+                   [](const Sweep& s) { return Tensors{sum_to(s.dy(), s.shape(0))}; });   // y = x, repeated
 }
 
 Tensor concat(const Tensors& xs, int axis) {
@@ -164,7 +181,8 @@ Tensor stack(const Tensors& xs, int axis) {
   same_kinds("stack", xs);
   axis = normal_axis("stack", axis, xs[0].rank() + 1);
   for (const Tensor& x : xs)
-    if (!(x.shape() == xs[0].shape())) throw refuse("stack", "one shape is {}, needs {} as the first", to_string(x.shape()), to_string(xs[0].shape()));
+    if (!(x.shape() == xs[0].shape()))
+      throw refuse("stack", "one shape is {}, needs {} as the first", to_string(x.shape()), to_string(xs[0].shape()));
   const Shape row = xs[0].shape().insert(axis, 1);
   Tensor y = empty(row.with(axis, int64_t(xs.size())), like(xs[0]));
   for (size_t i = 0; i < xs.size(); ++i) place_at("stack", window(xs[i], 0, row), y, axis, int64_t(i));
@@ -176,7 +194,8 @@ Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end) {
   must_be_defined("slice", "x", x);
   axis = normal_axis("slice", axis, x.rank());
   const int64_t n = x.size(axis);
-  if (begin < 0 || begin > end || end > n) throw refuse("slice", "range is [{}, {}), needs one inside [0, {}) of axis {} of {}", begin, end, n, axis, to_string(x.shape()));
+  if (begin < 0 || begin > end || end > n)
+    throw refuse("slice", "range is [{}, {}), needs one inside [0, {}) of axis {} of {}", begin, end, n, axis, to_string(x.shape()));
   if (begin == 0 && end == n) return x;
   Tensor y = part("slice", x, axis, begin, end);
   if (!records(x)) return y;
@@ -194,7 +213,8 @@ Tensors split(const Tensor& x, int axis, const std::vector<int64_t>& sizes) {
     fits = fits && n >= 0;
     total += n;
   }
-  if (!fits || total != x.size(axis)) throw refuse("split", "sizes add up to {}, needs {}, the size of axis {} of {}", total, x.size(axis), axis, to_string(x.shape()));
+  if (!fits || total != x.size(axis))
+    throw refuse("split", "sizes add up to {}, needs {}, the size of axis {} of {}", total, x.size(axis), axis, to_string(x.shape()));
   Tensors ys;
   int64_t at = 0;
   for (const int64_t n : sizes) {
@@ -257,7 +277,8 @@ Tensor roll(const Tensor& x, int axis, int64_t shift) {
   move("roll", x.shape().with(axis, n - by), x, 0, strides, y, by * strides[axis], strides);
   move("roll", x.shape().with(axis, by), x, (n - by) * strides[axis], strides, y, 0, strides);
   if (!records(x)) return y;
-  return primitive("roll", std::move(y), {x}, keep_nothing, [axis, by](const Sweep& s) { return Tensors{roll(s.dy(), axis, -by)}; });   // y[i + by] = x[i]
+  return primitive("roll", std::move(y), {x}, keep_nothing,
+                   [axis, by](const Sweep& s) { return Tensors{roll(s.dy(), axis, -by)}; });   // y[i + by] = x[i]
 }
 
 Tensor reverse(const Tensor& x, int axis) {
@@ -269,7 +290,8 @@ Tensor reverse(const Tensor& x, int axis) {
   Tensor y = empty(x.shape(), like(x));
   move("reverse", x.shape(), x, (x.size(axis) - 1) * to[axis], from, y, 0, to);
   if (!records(x)) return y;
-  return primitive("reverse", std::move(y), {x}, keep_nothing, [axis](const Sweep& s) { return Tensors{reverse(s.dy(), axis)}; });   // y[n - 1 - i] = x[i]
+  return primitive("reverse", std::move(y), {x}, keep_nothing,
+                   [axis](const Sweep& s) { return Tensors{reverse(s.dy(), axis)}; });   // y[n - 1 - i] = x[i]
 }
 
 Tensor cast(const Tensor& x, Dtype dtype) {
@@ -279,7 +301,8 @@ Tensor cast(const Tensor& x, Dtype dtype) {
   const Strides strides = contiguous_strides(x.shape());
   move("cast", x.shape(), x, 0, strides, y, 0, strides);
   if (!records(x) || !is_floating(dtype)) return y;
-  return primitive("cast", std::move(y), {x}, keep_nothing, [from = x.dtype()](const Sweep& s) { return Tensors{cast(s.dy(), from)}; });   // y = x, rounded
+  return primitive("cast", std::move(y), {x}, keep_nothing,
+                   [from = x.dtype()](const Sweep& s) { return Tensors{cast(s.dy(), from)}; });   // y = x, rounded
 }
 
 Tensor alias(const Tensor& x) {
@@ -307,12 +330,15 @@ Tensor tril(const Tensor& x, int64_t diagonal) {
     const Tensor none = zeros(Shape(), like(x));
     const Broadcast walk = merge_axes(x.shape(), {of_mask, contiguous_strides(x.shape()), Strides{}});
     dispatch("tril", x, [&]<class T>(auto place) {
-      if constexpr (place.cuda) must("tril", cuda::select<T>(walk, in<T>(line) + m - 1, in<T>(x), in<T>(none), out<T>(y), place.stream));
-      else must("tril", cpu::select<T>(walk, in<T>(line) + m - 1, in<T>(x), in<T>(none), out<T>(y)));
+      if constexpr (place.cuda)
+        must("tril", cuda::select<T>(walk, in<T>(line) + m - 1, in<T>(x), in<T>(none), out<T>(y), place.stream));
+      else
+        must("tril", cpu::select<T>(walk, in<T>(line) + m - 1, in<T>(x), in<T>(none), out<T>(y)));
     });
   }
   if (!records(x)) return y;
-  return primitive("tril", std::move(y), {x}, keep_nothing, [diagonal](const Sweep& s) { return Tensors{tril(s.dy(), diagonal)}; });   // y_ij = [j - i <= diagonal] x_ij
+  return primitive("tril", std::move(y), {x}, keep_nothing,
+                   [diagonal](const Sweep& s) { return Tensors{tril(s.dy(), diagonal)}; });   // y_ij = [j - i <= diagonal] x_ij
 }
 
 Tensor diagonal(const Tensor& x) {
@@ -325,7 +351,8 @@ Tensor diagonal(const Tensor& x) {
   Tensor y = empty(shape, like(x));
   move("diagonal", shape, x, 0, from, y, 0, contiguous_strides(shape));
   if (!records(x)) return y;
-  return primitive("diagonal", std::move(y), {x}, keep_nothing, [](const Sweep& s) { return Tensors{diagonal_matrix(s.dy())}; });   // y_i = x_ii
+  return primitive("diagonal", std::move(y), {x}, keep_nothing,
+                   [](const Sweep& s) { return Tensors{diagonal_matrix(s.dy())}; });   // y_i = x_ii
 }
 
 Tensor diagonal_matrix(const Tensor& x) {
@@ -341,7 +368,8 @@ Tensor diagonal_matrix(const Tensor& x) {
   Tensor y = zeros(shape, like(x));
   move("diagonal_matrix", x.shape(), x, 0, contiguous_strides(x.shape()), y, 0, to);
   if (!records(x)) return y;
-  return primitive("diagonal_matrix", std::move(y), {x}, keep_nothing, [](const Sweep& s) { return Tensors{diagonal(s.dy())}; });   // y_ii = x_i
+  return primitive("diagonal_matrix", std::move(y), {x}, keep_nothing,
+                   [](const Sweep& s) { return Tensors{diagonal(s.dy())}; });   // y_ii = x_i
 }
 
 Tensor identity(int64_t n, Options options) {
@@ -349,4 +377,4 @@ Tensor identity(int64_t n, Options options) {
   return diagonal_matrix(ones({n}, options));
 }
 
-}  // namespace ttr
+}   // namespace ttr

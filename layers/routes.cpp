@@ -1,0 +1,31 @@
+// Every route, best first, fold last. Listing one here is what tests, times and documents it.
+#include <ttr/layers/fold.hpp>
+#include <ttr/layers/plan.hpp>
+
+namespace ttr {
+
+namespace delta {
+extern const Route cpu_chunk, cuda_recurrent;
+}
+namespace softmax_attention {
+extern const Route cpu_blocked, cuda_streaming;
+}
+
+namespace {
+
+// What the definition costs at least: the memory is read and written once a token; linear classes touch K V numbers.
+double fold_flops(const Recipe&, const Problem& p) { return double(p.batch * p.tokens * p.heads) * 6.0 * double(p.key_dim * p.value_dim) * (p.training ? 3 : 1); }
+double fold_bytes(const Recipe&, const Problem& p) {
+  return double(p.batch * p.tokens * p.heads) * double(2 * p.key_dim + 2 * p.value_dim) * double(bytes_of(p.dtype)) * (p.training ? 3 : 1);
+}
+const Route kFold{"fold", "", [](const Recipe&, const Problem&) { return std::string(); },
+                  [](const Recipe& recipe, const Arguments& a, const Problem&) { return fold(recipe, a); }, fold_flops, fold_bytes};
+
+}  // namespace
+
+std::span<const Route> routes() {
+  static const Route all[] = {delta::cpu_chunk, delta::cuda_recurrent, softmax_attention::cpu_blocked, softmax_attention::cuda_streaming, kFold};
+  return all;
+}
+
+}  // namespace ttr
