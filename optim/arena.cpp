@@ -126,19 +126,25 @@ Tensor from_raw(const std::string& name, const RawTensor& raw, Options options) 
   throw refuse("checkpoint", "{} is {}, needs F32, F64, BF16 or I32", name, raw.dtype);
 }
 
-void load_parameters(const std::vector<NamedParameter>& parameters, const SafetensorsFile& file) {
-  Tensors found;
-  for (const auto& [name, p] : parameters) {
-    if (!file.has(name)) throw refuse("checkpoint", "{} is not in {}, needs every parameter of the model; was it another model", name, file.path());
-    Tensor value = from_raw(name, file.at(name), like(*p));
-    if (value.shape() != p->shape())
-      throw refuse("checkpoint", "{} is {} in {}, needs {}; was it another model", name, to_string(value.shape()), file.path(), to_string(p->shape()));
-    found.push_back(std::move(value));
-  }
-  for (size_t i = 0; i < found.size(); ++i) {   // all or nothing
+const char* raw_name_of(Dtype d) { return d == Dtype::f64 ? "F64" : d == Dtype::bf16 ? "BF16" : d == Dtype::i32 ? "I32" : "F32"; }
+
+void load_values(const std::vector<NamedParameter>& parameters, const std::vector<NamedTensor>& frozen, const SafetensorsFile& file) {
+  const auto found_for = [&](const std::string& name, const Tensor& place) {
+    if (!file.has(name)) throw refuse("checkpoint", "{} is not in {}, needs all of the model; was it another one", name, file.path());
+    Tensor value = from_raw(name, file.at(name), like(place));
+    if (value.shape() != place.shape())
+      throw refuse("checkpoint", "{} is {} in {}, needs {}; was it another model", name, to_string(value.shape()), file.path(),
+                   to_string(place.shape()));
+    return value;
+  };
+  Tensors learned, fixed;   // all is looked at before anything changes
+  for (const auto& [name, p] : parameters) learned.push_back(found_for(name, *p));
+  for (const auto& [name, place] : frozen) fixed.push_back(found_for(name, place));
+  for (size_t i = 0; i < parameters.size(); ++i) {
     Parameter p = parameters[i].parameter;
-    p.rebind(found[i]);
+    p.rebind(learned[i]);
   }
+  for (size_t i = 0; i < frozen.size(); ++i) overwrite("checkpoint", frozen[i].name, frozen[i].value, fixed[i]);
 }
 
 }  // namespace ttr

@@ -23,6 +23,14 @@ template <class M> std::vector<NamedParameter> parameters_of(M& model) {
   return found;
 }
 
+// What is drawn once and never learned: not in the arena, but in a checkpoint.
+struct NamedTensor { std::string name; Tensor value; };
+template <class M> std::vector<NamedTensor> frozen_of(M& model) {
+  std::vector<NamedTensor> found;
+  each_frozen(model, [&](const std::string& name, Frozen& x) { found.push_back({name, x.value}); });
+  return found;
+}
+
 class Arena {
  public:
   struct Entry {
@@ -66,9 +74,11 @@ void overwrite(const char* where, const std::string& name, Tensor to, const Tens
 // A file's tensor (F32, F64, BF16, I32) as one of ours.
 Tensor from_raw(const std::string& name, const RawTensor&, Options);
 
-// The parameters of a checkpoint, without a trainer (to sample, to evaluate). Every parameter must be there with its shape; values are converted
-// to the parameter's dtype. Call it before a Trainer takes the model.
-void load_parameters(const std::vector<NamedParameter>&, const SafetensorsFile&);
-template <class M> void load_parameters(M& model, const SafetensorsFile& file) { load_parameters(parameters_of(model), file); }
+const char* raw_name_of(Dtype);   // "F32"
+
+// The values of a checkpoint, without a trainer (to sample, to evaluate). Everything the model has must be there with its shape; parameters are
+// converted to their dtype. Call it before a Trainer takes the model.
+void load_values(const std::vector<NamedParameter>&, const std::vector<NamedTensor>& frozen, const SafetensorsFile&);
+template <class M> void load_parameters(M& model, const SafetensorsFile& file) { load_values(parameters_of(model), frozen_of(model), file); }
 
 }  // namespace ttr

@@ -30,8 +30,6 @@ Tensor as_number(const char* name, const Tensor& t, Device device) {   // f64 []
   return cast(detach(t), Dtype::f64);
 }
 
-const char* dtype_word(Dtype d) { return d == Dtype::f64 ? "F64" : "F32"; }
-
 }  // namespace
 
 const StepRecord& StepReport::record() const {
@@ -45,8 +43,8 @@ const StepRecord& StepReport::record() const {
   return *read_;
 }
 
-Stepper::Stepper(std::vector<NamedParameter> parameters, UpdateRule rule, uint64_t seed)
-    : arena_(std::move(parameters), std::visit([](const auto& r) { return r.memories; }, rule)), rule_(rule) {
+Stepper::Stepper(std::vector<NamedParameter> parameters, std::vector<NamedTensor> frozen, UpdateRule rule, uint64_t seed)
+    : arena_(std::move(parameters), std::visit([](const auto& r) { return r.memories; }, rule)), frozen_(std::move(frozen)), rule_(rule) {
   const Options options{Dtype::f64, arena_.device()};
   state_ = empty({kStateNumbers}, options);
   records_ = zeros({kStepRecords, 4}, options);
@@ -171,15 +169,16 @@ void Stepper::save(const std::string& path, std::map<std::string, std::string> m
   const int64_t counters[3] = {state.step, state.updates, int64_t(state.key)};
 
   std::vector<SafetensorsEntry> entries;
-  for (size_t i = 0; i < arena_.entries().size(); ++i) {
-    const Arena::Entry& e = arena_.entries()[i];
-    const std::vector<int64_t> shape(e.value.shape().begin(), e.value.shape().end());
-    for (size_t m = 0; m < flat.size(); ++m) {
-      const Tensor part = arena_.part(flat[m], i);
-      entries.push_back({m == 0 ? e.name : memory_name(m - 1, e.name),
-                         {dtype_word(part.dtype()), shape, static_cast<const std::byte*>(part.address()), size_t(part.count()) * bytes_of(part.dtype())}});
-    }
-  }
+  const auto add = [&](const std::string& name, const Tensor& t) {   // t on the CPU
+    const std::vector<int64_t> shape(t.shape().begin(), t.shape().end());
+    entries.push_back({name, {raw_name_of(t.dtype()), shape, static_cast<const std::byte*>(t.address()), size_t(t.count()) * bytes_of(t.dtype())}});
+  };
+  for (size_t i = 0; i < arena_.entries().size(); ++i)
+    for (size_t m = 0; m < flat.size(); ++m)
+      add(m == 0 ? arena_.entries()[i].name : memory_name(m - 1, arena_.entries()[i].name), arena_.part(flat[m], i));
+  Tensors fixed;
+  for (const auto& [name, value] : frozen_) fixed.push_back(to_device(value, cpu_device));
+  for (size_t i = 0; i < fixed.size(); ++i) add(frozen_[i].name, fixed[i]);
   entries.push_back({kCounters, {"I64", {3}, reinterpret_cast<const std::byte*>(counters), sizeof counters}});
   metadata["optimizer"] = rule_name();
   write_safetensors(path, entries, metadata);
@@ -194,6 +193,7 @@ void Stepper::load(const SafetensorsFile& file) {
     places[arena_.entries()[i].name] = arena_.part(arena_.master(), i);
     for (size_t m = 0; m < arena_.memories().size(); ++m) places[memory_name(m, arena_.entries()[i].name)] = arena_.part(arena_.memories()[m], i);
   }
+  for (const auto& [name, value] : frozen_) places[name] = value;
   for (const std::string& name : file.names())
     if (name != kCounters && !places.contains(name)) throw refuse("load", "{} holds {}, which the model does not have; was it another model", file.path(), name);
 
@@ -201,7 +201,7 @@ void Stepper::load(const SafetensorsFile& file) {
   for (const auto& [name, place] : places) {   // everything is looked at before anything changes
     if (!file.has(name)) throw refuse("load", "{} is not in {}, needs every tensor of the model and its optimizer", name, file.path());
     const RawTensor& raw = file.at(name);
-    if (raw.dtype != dtype_word(place.dtype())) throw refuse("load", "{} is {} in {}, needs {}", name, raw.dtype, file.path(), dtype_word(place.dtype()));
+    if (raw.dtype != raw_name_of(place.dtype())) throw refuse("load", "{} is {} in {}, needs {}", name, raw.dtype, file.path(), raw_name_of(place.dtype()));
     const Tensor value = from_raw(name, raw, {place.dtype(), cpu_device});
     if (value.shape() != place.shape()) throw refuse("load", "{} is {} in {}, needs {}", name, to_string(value.shape()), file.path(), to_string(place.shape()));
     values[name] = value;

@@ -43,7 +43,7 @@ class StepReport {
 
 class Stepper {
  public:
-  Stepper(std::vector<NamedParameter>, UpdateRule, uint64_t seed);
+  Stepper(std::vector<NamedParameter>, std::vector<NamedTensor> frozen, UpdateRule, uint64_t seed);
   ~Stepper();
   Stepper(const Stepper&) = delete;
 
@@ -62,7 +62,7 @@ class Stepper {
   int64_t steps() const { return steps_; }
   const char* rule_name() const;
 
-  // Parameters under their names, memories as "optimizer.0.NAME", counters as "optimizer.step". load needs exactly these.
+  // Parameters and frozen parts under their names, memories as "optimizer.0.NAME", counters as "optimizer.step". load needs exactly these.
   void save(const std::string& path, std::map<std::string, std::string> metadata) const;
   void load(const SafetensorsFile&);
 
@@ -71,6 +71,7 @@ class Stepper {
   StepReport report();
 
   Arena arena_;
+  std::vector<NamedTensor> frozen_;
   UpdateRule rule_;
   Tensor state_;          // f64, holds one StepState
   Tensor records_;        // f64 [kStepRecords, 4]

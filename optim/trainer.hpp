@@ -17,7 +17,7 @@ namespace ttr {
 
 template <class M, class F> class Trainer {
  public:
-  Trainer(M& model, UpdateRule rule, F loss, uint64_t seed = 0) : model_(model), loss_(std::move(loss)), stepper_(parameters_of(model), rule, seed) {}
+  Trainer(M& model, UpdateRule rule, F loss, uint64_t seed = 0) : model_(model), loss_(std::move(loss)), stepper_(parameters_of(model), frozen_of(model), rule, seed) {}
   Trainer(const Trainer&) = delete;
 
   // One update from one batch. Tensors of a batch with an `each` are moved to the model's device if they are elsewhere.

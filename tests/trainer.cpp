@@ -50,6 +50,12 @@ struct Point {
   Parameter at;
   void each(auto&& f) { f("at", at); }
 };
+struct Projected {       // a layer behind a random projection that nobody learns
+  Frozen random;         // [6, 6]
+  Dense dense;
+  Tensor operator()(const Tensor& x) const { return dense(matmul(x, random.value)); }
+  void each(auto&& f) { f("random", random), f("dense", dense); }
+};
 struct Nothing {
   void each(auto&&) {}
 };
@@ -345,6 +351,26 @@ TEST_CASE("save and load continue bit for bit; another model's file is refused")
   Larger larger{net(Dtype::f32), Parameter(zeros({2}))};
   Trainer more(larger, AdamW{}, [](const Larger& m, const Batch& b) { return mean_loss(m.net, b) + sum(*m.extra); });
   CHECK(has(what_of([&] { more.load(path); }), "[load] extra is not in "));
+  std::filesystem::remove(path);
+}
+
+TEST_CASE("frozen parts are not learned, and are kept in the file") {
+  const std::string path = file_at("frozen");
+  const auto start = [](uint64_t stream) { return Projected{{normal({6, 6}, 11, stream)}, dense(6, 5, 1, Dtype::f32)}; };
+  Projected drawn = start(1), another = start(2), sampled = start(3);
+  const std::vector<float> random = drawn.random.value.to_vector<float>();
+  Trainer trainer(drawn, AdamW{}, mean_loss);
+  for (int s = 0; s < 3; ++s) trainer.step(batch(8, uint64_t(s), Dtype::f32), {.rate = 0.1});
+  CHECK(drawn.random.value.to_vector<float>() == random);
+  CHECK(trainer.arena().entries().size() == 2);
+  trainer.save(path);
+  Trainer resumed(another, AdamW{}, mean_loss);
+  resumed.load(path);
+  load_parameters(sampled, SafetensorsFile(path));
+  for (const Projected* m : {&another, &sampled}) {
+    CHECK(m->random.value.to_vector<float>() == random);
+    CHECK(m->dense.weight->to_vector<float>() == drawn.dense.weight->to_vector<float>());
+  }
   std::filesystem::remove(path);
 }
 
