@@ -3,8 +3,8 @@
 //   gradient   like master
 //   memories   like master, as many as the rule has (moments)
 //   rounded    bf16, only when some parameter is bf16: what the model sees of those; all others see the master itself
-// Parameters that decay come first. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become views,
-// so an update in place is seen by the model, and a backward through a graph recorded before it is refused.
+// Parameters that decay come first. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become
+// views, so an update in place is seen by the model, and a backward through a graph recorded before it is refused.
 #pragma once
 #include <ttr/core/safetensors.hpp>
 #include <ttr/optim/parameter.hpp>
@@ -76,9 +76,11 @@ Tensor from_raw(const std::string& name, const RawTensor&, Options);
 
 const char* raw_name_of(Dtype);   // "F32"
 
-// The values of a checkpoint, without a trainer (to sample, to evaluate). Everything the model has must be there with its shape; parameters are
-// converted to their dtype. Call it before a Trainer takes the model.
+// The values of a checkpoint, without a trainer (to sample, to evaluate). Everything the model has must be there with its shape; parameters
+// are converted to their dtype. Call it before a Trainer takes the model.
 void load_values(const std::vector<NamedParameter>&, const std::vector<NamedTensor>& frozen, const SafetensorsFile&);
-template <class M> void load_parameters(M& model, const SafetensorsFile& file) { load_values(parameters_of(model), frozen_of(model), file); }
+template <class M> void load_parameters(M& model, const SafetensorsFile& file) {
+  load_values(parameters_of(model), frozen_of(model), file);
+}
 
 }  // namespace ttr
