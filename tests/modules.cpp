@@ -1,7 +1,10 @@
 // Modules: values against plain loops, derivatives through a whole language model, decoding, packed documents, names, causality, learning.
 #include <array>
 #include <set>
+#include <ttr/layers/describe.hpp>
+#include <ttr/layers/functions.hpp>
 #include <ttr/layers/language_model.hpp>
+#include <ttr/layers/optimizers.hpp>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/layers/vocabulary.hpp>
 #include <ttr/tests/ops_numbers.hpp>
@@ -32,6 +35,14 @@ template <class M> void stir(M& m, double size = 0.4) {
 LanguageModelOptions tiny(const std::string& recipe) {
   return {.vocab = 7, .dim = 8, .blocks = 2, .heads = 2, .mixer = vocabulary().parse(recipe), .hidden = 12};
 }
+
+// A linear map whose keys pass a random projection that nobody learns.
+struct Projected {
+  static constexpr const char* name = "projected";
+  std::vector<Slot> slots() const { return {{"projection", Per::frozen, {key_size, key_size}}}; }
+  int64_t size(int64_t key_dim) const { return key_dim; }
+  Tensor map(const Tensor& x, const View& view, int64_t) const { return apply_matrix(view.head("projection"), x); }
+};
 
 double sigma(double x) { return 1 / (1 + std::exp(-x)); }
 
@@ -407,6 +418,104 @@ TEST_SUITE("modules") {
         for (size_t i = 0; i < xs.size(); ++i) parameters[i]->rebind(xs[i] - dxs[i] * rate);
       }
       CHECK(loss < 0.1);
+    }
+  }
+
+  TEST_CASE("a frozen slot is drawn, kept beside the parameters and never learned") {
+    const Recipe recipe{EvenWeights{}, LinearMap{.feature = Projected{}}, Descend<Sgd>{.at = initial}};
+    LanguageModelOptions options = tiny("softmax_attention");
+    options.mixer = recipe;
+    LanguageModel model(options, 18, cpu_device, Dtype::f64);
+    std::map<std::string, Tensor> frozen;
+    each_frozen(model, [&](const std::string& name, Frozen& x) { frozen[name] = x.value; });
+    REQUIRE(frozen.size() == 2);
+    const Tensor first = frozen.at("blocks.0.mixer.projection");
+    CHECK(first.shape() == Shape{2, 4, 4});
+    CHECK(!first.tracked());
+    CHECK(first.to_vector<double>() != frozen.at("blocks.1.mixer.projection").to_vector<double>());
+    each_parameter(model, [&](const std::string& name, Parameter&) { CHECK(name.find("projection") == std::string::npos); });
+    const Tensor tokens = tokens_of(1, 5, 7), before = model(tokens);
+    each_frozen(model, [&](const std::string&, Frozen& x) { x.value = x.value * 2.0; });
+    CHECK(worst(model(tokens), before) > 1e-6);
+  }
+
+  TEST_CASE("several writes a token: as many keys and values, all at the token's position") {
+    const Recipe twice = published("delta_net").recipe.with({.writes = 2});
+    Surroundings around = usual_surroundings(twice);
+    around.rotary = true;
+    LanguageModelOptions options = tiny("softmax_attention");
+    options.mixer = twice, options.around = around;
+    LanguageModel model(options, 19, cpu_device, Dtype::f64);
+    stir(model, 0.3);
+    const Slots slots = model.blocks[0].mixer.slots(random_tensor({1, 5, 8}, 1));
+    CHECK(slots.at("q").shape() == Shape{1, 5, 2, 4});
+    CHECK(slots.at("k").shape() == Shape{1, 10, 2, 4});
+    CHECK(slots.at("v").shape() == Shape{1, 10, 2, 4});
+    CHECK(slots.at("step_size").shape() == Shape{1, 10, 2});
+    const Tensor tokens = tokens_of(2, 6, 7), full = model(tokens);
+    LanguageModelState state;
+    for (int64_t t = 0; t < 6; ++t) CHECK(worst(model.step(slice(tokens, 1, t, t + 1), state), slice(full, 1, t, t + 1)) < 1e-10);
+  }
+
+  TEST_CASE("every published recipe makes a model that answers and learns") {
+    for (const Published& p : published_recipes()) {
+      CAPTURE(p.name);
+      LanguageModelOptions options = tiny("softmax_attention");
+      options.mixer = p.recipe, options.blocks = 1;
+      LanguageModel model(options, 20);
+      Tensors xs;
+      each_parameter(model, [&](const std::string&, Parameter& q) { xs.push_back(*q); });
+      const Tensor tokens = tokens_of(1, 5, 7);
+      const Tensor loss = cross_entropy(model(tokens), tokens_of(1, 5, 7, 4));
+      CHECK(loss.item() == doctest::Approx(std::log(7.0)).epsilon(0.2));
+      for (const Tensor& d : grad({loss}, {}, xs))
+        for (const double v : d.to_vector<double>()) REQUIRE(std::isfinite(v));
+    }
+  }
+
+  TEST_CASE("a forced route computes the same") {
+    for (const std::string recipe : {"softmax_attention", "gated_delta_net"}) {
+      CAPTURE(recipe);
+      LanguageModelOptions options = tiny(recipe), forced = options;
+      forced.route = "fold";
+      LanguageModel model(options, 21, cpu_device, Dtype::f64), folded(forced, 21, cpu_device, Dtype::f64);
+      stir(model, 0.3), stir(folded, 0.3);
+      const Tensor tokens = tokens_of(2, 9, 7);
+      CHECK(worst(model(tokens), folded(tokens)) < 1e-10);
+    }
+    LanguageModelOptions wrong = tiny("softmax_attention");
+    wrong.route = "delta/cpu-chunk";
+    CHECK(test::message([&] { LanguageModel(wrong, 1)(tokens_of(1, 4, 7)); }).starts_with("[plan] route delta/cpu-chunk is asked for and refuses: "));
+  }
+
+  TEST_CASE("describe: parts add up, the plan is named, predicted bytes are those of a step") {
+    for (const std::string recipe : {"softmax_attention", "gated_delta_net", "gla", "geometric / mlp[hidden=16] / descend[rule=momentum,at=chunk,chunk=16]"}) {
+      CAPTURE(recipe);
+      LanguageModel model({.vocab = 64, .dim = 32, .blocks = 2, .heads = 2, .mixer = vocabulary().parse(recipe)}, 17);
+      const DescribeOptions sizes{.batch = 3, .tokens = 80};
+      const std::string text = describe(model, sizes);
+      const bool folds = recipe != "softmax_attention" && recipe != "gated_delta_net";
+      CAPTURE(text);
+      CHECK(text.find("2 blocks of width 32") != text.npos);
+      CHECK(text.find("blocks.0-1") != text.npos);
+      CHECK(text.find(folds ? ": fold\n" : recipe == "softmax_attention" ? ": softmax_attention/cpu-blocked\n" : ": delta/cpu-chunk\n") != text.npos);
+      const Footprint f = footprint(model, sizes);
+      CHECK(f.parameters == 4.0 * double(model.parameter_count()));
+      CHECK(footprint(model, {.batch = 3, .tokens = 80, .training = false}).total() == f.parameters);
+
+      const Tensor tokens = tokens_of(3, 80, 64);
+      Tensors xs;
+      each_parameter(model, [&](const std::string&, Parameter& p) { xs.push_back(*p); });
+      const double before = double(memory_use(cpu_device).live_bytes);
+      reset_peak(cpu_device);
+      const Tensor loss = cross_entropy(model(tokens), tokens);
+      const double kept = double(memory_use(cpu_device).live_bytes) - before;
+      const Tensors dxs = grad({loss}, {}, xs, {.consume = true});
+      const double peak = double(memory_use(cpu_device).peak_bytes) - before;
+      CHECK(f.activations > 0.8 * kept);
+      CHECK(f.activations < 1.6 * kept);
+      CHECK(f.activations + f.gradients + f.workspace > 0.8 * peak);
+      CHECK(f.activations + f.gradients + f.workspace < 2 * peak);
     }
   }
 
