@@ -23,13 +23,14 @@ endif()
 
 if(ttr_with_cuda)
   file(GLOB cuda_sources CONFIGURE_DEPENDS cuda/*.cu)
-  # A library of objects without a C++ standard of its own: CMake 3.25 has no C++20 flag for nvcc and refuses a target that asks for it.
-  set(ttr_cxx_standard ${CMAKE_CXX_STANDARD})
-  unset(CMAKE_CXX_STANDARD)
+  # CMake 3.25 has no C++20 flag for nvcc; newer ones do.
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  endif()
   add_library(ttr_cuda OBJECT ${cuda_sources})
-  set(CMAKE_CXX_STANDARD ${ttr_cxx_standard})
-  set_target_properties(ttr_cuda PROPERTIES CUDA_ARCHITECTURES OFF CUDA_EXTENSIONS ON)   # without extensions CMake adds a -std of its own
-  target_compile_options(ttr_cuda PRIVATE -std=c++20 --expt-relaxed-constexpr -diag-suppress=20012,20013,20015)
+  set_target_properties(ttr_cuda PROPERTIES CUDA_ARCHITECTURES OFF CUDA_STANDARD 20)
+  target_compile_options(ttr_cuda PRIVATE --expt-relaxed-constexpr -diag-suppress=20012,20013,20015)
   foreach(arch ${TTR_CUDA_ARCHITECTURES})
     target_compile_options(ttr_cuda PRIVATE "SHELL:-gencode=arch=compute_${arch},code=sm_${arch}")
   endforeach()

@@ -1,4 +1,4 @@
-// CPU kernels of the stem `delta` (layers.md F2a with scalar coefficients; chunk form of arXiv 2406.06484, 2412.06464). f32 and f64.
+// CPU kernels of the stem `delta` (chunk form of arXiv 2406.06484, 2412.06464, derived in docs/layers/delta.md). f32 and f64.
 //
 // One chunk of C <= 64 tokens is a handful of small matrix products. With M0 [V,K] the memory that enters, rows r, s of the chunk,
 //   D_rs = a_r a_{r-1} ... a_{s+1} (D_ss = 1),   since_r = a_r ... a_0,   before_r = since_{r-1} (before_0 = 1),   rest_s = D_{C-1,s}:
