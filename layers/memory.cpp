@@ -45,10 +45,12 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
     else if (s.name == "v") widths_[2] = writes * o.value_heads * size_of(s, o);
     else slots.push_back(s);
   }
+  if (widths_[0] == 0 && o.value_heads != o.heads)
+    throw refuse(kWhere, "value_heads is {}, needs heads {} for {}, which is not asked by key", o.value_heads, o.heads, o.recipe.text());
   if (around.output_gate) widths_[3] = o.heads * o.value_dim;
   project = Linear({.in = o.dim, .out = widths_[0] + widths_[1] + widths_[2] + widths_[3]}, init);
   if (around.conv > 0) conv = ShortConv({.dim = widths_[0] + widths_[1] + (around.conv_value ? widths_[2] : 0), .width = around.conv}, init);
-  if (around.key_norm == KeyNorm::rms) query_norm = RMSNorm(o.key_dim, init), key_norm = RMSNorm(o.key_dim, init);
+  if (around.key_norm == KeyNorm::rms && widths_[0] > 0) query_norm = RMSNorm(o.key_dim, init), key_norm = RMSNorm(o.key_dim, init);
   for (Slot& s : slots) {
     if (s.per == Per::chunk) throw refuse(kWhere, "slot {} has one value a chunk, needs token, write, head or frozen to be generated", s.name);
     if (s.name == "ridge") s.range.low = around.ridge_floor;
@@ -111,9 +113,11 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
   }
 
   Asked asked{{}, parts[3]};
-  Tensor q = normed(reshape(parts[0], {B, T, o.heads, widths_[0] / o.heads}), query_norm);
-  if (around.rotary) q = rotary(q, first, around.rotary_base);
-  asked.slots["q"] = q;
+  if (widths_[0] > 0) {
+    Tensor q = normed(reshape(parts[0], {B, T, o.heads, widths_[0] / o.heads}), query_norm);
+    if (around.rotary) q = rotary(q, first, around.rotary_base);
+    asked.slots["q"] = q;
+  }
   if (widths_[1] > 0) {
     const int64_t key_dim = widths_[1] / (n * o.key_heads);
     Tensor k = normed(reshape(parts[1], {B, T, n * o.key_heads, key_dim}), key_norm);

@@ -19,7 +19,8 @@ struct Surroundings {
   bool output_gate = false;             // times silu of a projection of the token
 };
 
-// What is usual around this recipe: a published layer's own, else keys and queries of length 1 and a normed answer. Its reading does not matter.
+// What is usual around this recipe: a published layer's own, also with another reading; for other attention rotation; else keys and queries of
+// length 1 and a normed answer.
 Surroundings usual_surroundings(const Recipe&);
 
 }  // namespace ttr

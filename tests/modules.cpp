@@ -439,6 +439,21 @@ TEST_SUITE("modules") {
     CHECK(worst(model(tokens), before) > 1e-6);
   }
 
+  TEST_CASE("what is usual around a recipe") {
+    const auto usual = [](const std::string& recipe) { return usual_surroundings(vocabulary().parse(recipe)); };
+    CHECK(usual("softmax_attention").rotary);
+    CHECK(!usual("forgetting_attention").rotary);
+    CHECK(usual("gated_delta_net").timed_decay);
+    CHECK(usual("gated_delta_net").output_gate);
+    CHECK(!usual("delta_net").output_gate);
+    CHECK(usual("simple_gla").decay_temper == 16);
+    CHECK(usual("mamba2").conv == 4);   // the same ingredients as simple_gla, another reading
+    CHECK(usual_surroundings(recipes::delta_net.with({.read = Read::strict})).conv == 4);
+    CHECK(usual_surroundings(recipes::delta_net.with({.key_norm = KeyNorm::l2})).key_norm == KeyNorm::none);
+    CHECK(usual("geometric / mlp / descend").key_norm == KeyNorm::l2);
+    CHECK(usual("geometric / mlp / descend").output_norm);
+  }
+
   TEST_CASE("several writes a token: as many keys and values, all at the token's position") {
     const Recipe twice = published("delta_net").recipe.with({.writes = 2});
     Surroundings around = usual_surroundings(twice);
@@ -457,9 +472,10 @@ TEST_SUITE("modules") {
     for (int64_t t = 0; t < 6; ++t) CHECK(worst(model.step(slice(tokens, 1, t, t + 1), state), slice(full, 1, t, t + 1)) < 1e-10);
   }
 
-  TEST_CASE("every published recipe makes a model that answers and learns") {
+  TEST_CASE("every published recipe makes a model that answers, learns and decodes") {
     for (const Published& p : published_recipes()) {
       CAPTURE(p.name);
+      CAPTURE(p.recipe.text());
       LanguageModelOptions options = tiny("softmax_attention");
       options.mixer = p.recipe, options.blocks = 1;
       LanguageModel model(options, 20);
@@ -470,6 +486,11 @@ TEST_SUITE("modules") {
       CHECK(loss.item() == doctest::Approx(std::log(7.0)).epsilon(0.2));
       for (const Tensor& d : grad({loss}, {}, xs))
         for (const double v : d.to_vector<double>()) REQUIRE(std::isfinite(v));
+      if (p.recipe.reading().visible == Visible::everything) continue;   // sees the whole context: nothing to decode token by token
+      LanguageModel precise(options, 20, cpu_device, Dtype::f64);
+      const Tensor full = precise(tokens);
+      LanguageModelState state;
+      for (int64_t t = 0; t < 5; ++t) CHECK(worst(precise.step(slice(tokens, 1, t, t + 1), state), slice(full, 1, t, t + 1)) < 1e-9);
     }
   }
 
