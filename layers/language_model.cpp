@@ -30,9 +30,19 @@ LanguageModel::LanguageModel(const LanguageModelOptions& o, uint64_t seed, Devic
     const Recipe& recipe = o.mixers.empty() ? o.mixer : o.mixers[size_t(i) % o.mixers.size()];
     Surroundings around = o.around ? *o.around : usual_surroundings(recipe);
     if (!o.around && o.positions > 0) around.rotary = false;
-    blocks.emplace_back(BlockOptions{.mixer = {.dim = o.dim, .heads = o.heads, .key_heads = o.key_heads, .value_heads = o.value_heads, .key_dim = o.key_dim,
-                                               .value_dim = o.value_dim, .recipe = recipe, .around = around, .route = o.route, .output_deviation = residual},
-                                     .feed_forward = o.feed_forward, .hidden = o.hidden, .dropout = o.dropout},
+    blocks.emplace_back(BlockOptions{.mixer = {.dim = o.dim,
+                                               .heads = o.heads,
+                                               .key_heads = o.key_heads,
+                                               .value_heads = o.value_heads,
+                                               .key_dim = o.key_dim,
+                                               .value_dim = o.value_dim,
+                                               .recipe = recipe,
+                                               .around = around,
+                                               .route = o.route,
+                                               .output_deviation = residual},
+                                     .feed_forward = o.feed_forward,
+                                     .hidden = o.hidden,
+                                     .dropout = o.dropout},
                         init);
   }
   norm = RMSNorm(o.dim, init);
@@ -51,7 +61,8 @@ Tensor LanguageModel::operator()(const Tensor& tokens, const Pass& pass) const {
   if (tokens.rank() != 2 || tokens.dtype() != Dtype::i32)
     throw refuse(kWhere, "tokens is {} {}, needs i32 [B, T]", name_of(tokens.dtype()), to_string(tokens.shape()));
   const int64_t T = tokens.size(1);
-  if (positions && T > options.positions) throw refuse(kWhere, "tokens has {} a row, needs at most {}, the learned positions", T, options.positions);
+  if (positions && T > options.positions)
+    throw refuse(kWhere, "tokens has {} a row, needs at most {}, the learned positions", T, options.positions);
   Tensor x = embedded(tokens, pass.segments, 0);
   if (options.dropout > 0 && pass.dropout_seed) x = dropout(x, options.dropout, *pass.dropout_seed, 0);
   for (size_t i = 0; i < blocks.size(); ++i) x = blocks[i](x, pass, i);
@@ -76,7 +87,9 @@ int64_t LanguageModel::parameter_count() const {
   LanguageModel view = *this;   // the same parameters
   std::set<const void*> seen;
   int64_t count = 0;
-  each_parameter(view, [&](const std::string&, Parameter& p) { if (seen.insert(p.identity()).second) count += p->count(); });
+  each_parameter(view, [&](const std::string&, Parameter& p) {
+    if (seen.insert(p.identity()).second) count += p->count();
+  });
   return count;
 }
 

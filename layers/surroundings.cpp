@@ -53,7 +53,9 @@ constexpr Usual kUsual[] = {
     {"titans", kDelta},
 };
 
-bool same_ingredients(const Recipe& a, const Recipe& b) { return a.weights() == b.weights() && a.function() == b.function() && a.optimizer() == b.optimizer(); }
+bool same_ingredients(const Recipe& a, const Recipe& b) {
+  return a.weights() == b.weights() && a.function() == b.function() && a.optimizer() == b.optimizer();
+}
 
 Surroundings with_one_norm(Surroundings around, const Recipe& recipe) {   // the recipe's own key norm stands alone
   if (recipe.reading().key_norm != KeyNorm::none) around.key_norm = KeyNorm::none;
@@ -68,7 +70,8 @@ Surroundings usual_surroundings(const Recipe& recipe) {
       const Recipe& known = published(std::string(usual.name)).recipe;
       if (reading_too ? known == recipe : same_ingredients(known, recipe)) return with_one_norm(usual.around, recipe);
     }
-  if (const auto* kernel = recipe.weights().ask<KernelWeights>()) return {.rotary = !kernel->forget};   // attention; what forgets knows its positions
+  if (const auto* kernel = recipe.weights().ask<KernelWeights>())
+    return {.rotary = !kernel->forget};   // attention; what forgets knows its positions
   return with_one_norm({.key_norm = KeyNorm::l2, .output_norm = true}, recipe);
 }
 

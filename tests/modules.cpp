@@ -149,8 +149,10 @@ TEST_SUITE("modules") {
     timed.timed = true, timed.writes = 1;
     Gate decay({"log_decay", Per::token, {}, log_of_unit}, timed, init);
     const Tensor x = random_tensor({1, 3, 4}, 8);
-    const Numbers g = decay(x).to_vector<double>(), z = product(x.to_vector<double>(), *decay.weight), b = decay.bias->to_vector<double>(), a = decay.rate->to_vector<double>();
-    for (size_t i = 0; i < 6; ++i) CHECK(g[i] == doctest::Approx(-std::exp(a[i % 2]) * std::log1p(std::exp(z[i] + b[i % 2]))).epsilon(1e-12));
+    const Numbers g = decay(x).to_vector<double>(), z = product(x.to_vector<double>(), *decay.weight), b = decay.bias->to_vector<double>(),
+                  a = decay.rate->to_vector<double>();
+    for (size_t i = 0; i < 6; ++i)
+      CHECK(g[i] == doctest::Approx(-std::exp(a[i % 2]) * std::log1p(std::exp(z[i] + b[i % 2]))).epsilon(1e-12));
     for (size_t h = 0; h < 2; ++h) {
       const double dt = std::log1p(std::exp(b[h])), rate = std::exp(a[h]);
       CHECK((dt > 0.9e-3 && dt < 0.11 && rate >= 1 && rate <= 16));
@@ -160,7 +162,14 @@ TEST_SUITE("modules") {
   TEST_CASE("memory layer: softmax attention against loops") {
     Init init(4, kF64);
     const int64_t T = 6, D = 6, H = 2, K = 3, V = 4;
-    MemoryLayer layer({.dim = D, .heads = H, .key_heads = 1, .key_dim = K, .value_dim = V, .recipe = recipes::softmax_attention, .around = Surroundings{}}, init);
+    MemoryLayer layer({.dim = D,
+                       .heads = H,
+                       .key_heads = 1,
+                       .key_dim = K,
+                       .value_dim = V,
+                       .recipe = recipes::softmax_attention,
+                       .around = Surroundings{}},
+                      init);
     stir(layer);
     const Tensor x = random_tensor({1, T, D}, 9);
     const Numbers mixed = product(x.to_vector<double>(), *layer.project.weight);
@@ -177,7 +186,8 @@ TEST_SUITE("modules") {
           total += p[size_t(i)] = std::exp(s / std::sqrt(double(K)));
         }
         for (int64_t i = 0; i <= t; ++i)
-          for (int64_t j = 0; j < V; ++j) answer[size_t((t * H + h) * V + j)] += p[size_t(i)] / total * mixed[size_t(i * width + H * K + K + h * V + j)];
+          for (int64_t j = 0; j < V; ++j)
+            answer[size_t((t * H + h) * V + j)] += p[size_t(i)] / total * mixed[size_t(i * width + H * K + K + h * V + j)];
       }
     CHECK(worst(layer(x), product(answer, *layer.output.weight)) < 1e-12);
     // rotation by position and by nothing else
@@ -212,7 +222,8 @@ TEST_SUITE("modules") {
     REQUIRE(layer.gates.size() == 2);
     const Gate &decay = layer.gates[0], &step = layer.gates[1];
     REQUIRE((decay.slot.name == "log_decay" && step.slot.name == "step_size"));
-    const Numbers g = decay(x).to_vector<double>(), beta_z = product(in, *step.weight), beta_b = step.bias->to_vector<double>(), scale = layer.output_norm->weight->to_vector<double>();
+    const Numbers g = decay(x).to_vector<double>(), beta_z = product(in, *step.weight), beta_b = step.bias->to_vector<double>(),
+                  scale = layer.output_norm->weight->to_vector<double>();
     Numbers answer(size_t(T * H * V));
     for (int64_t h = 0; h < H; ++h) {
       Numbers m(size_t(V * K));
@@ -229,7 +240,8 @@ TEST_SUITE("modules") {
         for (int64_t i = 0; i < V; ++i) {
           double held = 0;
           for (int64_t j = 0; j < K; ++j) held += (m[size_t(i * K + j)] *= std::exp(g[size_t(t * H + h)])) * k[size_t(j)];
-          for (int64_t j = 0; j < K; ++j) m[size_t(i * K + j)] += beta * (mixed[size_t(t * width + 2 * H * K + h * V + i)] - held) * k[size_t(j)];
+          for (int64_t j = 0; j < K; ++j)
+            m[size_t(i * K + j)] += beta * (mixed[size_t(t * width + 2 * H * K + h * V + i)] - held) * k[size_t(j)];
           for (int64_t j = 0; j < K; ++j) y[size_t(i)] += m[size_t(i * K + j)] * q[size_t(j)];
         }
         const double size = std::sqrt(mean_square(y) + 1e-5);
@@ -243,7 +255,8 @@ TEST_SUITE("modules") {
   }
 
   TEST_CASE("derivatives of all parameters through a language model") {
-    for (const std::string recipe : {"softmax_attention", "gated_delta_net", "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
+    for (const std::string recipe :
+         {"softmax_attention", "gated_delta_net", "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
       CAPTURE(recipe);
       LanguageModelOptions options = tiny(recipe);
       options.tied = recipe != "gated_delta_net";
@@ -254,7 +267,8 @@ TEST_SUITE("modules") {
       std::vector<Parameter*> parameters;
       std::vector<std::string> names;
       Tensors xs;
-      each_parameter(model, [&](const std::string& name, Parameter& p) { parameters.push_back(&p), names.push_back(name), xs.push_back(*p); });
+      each_parameter(model,
+                     [&](const std::string& name, Parameter& p) { parameters.push_back(&p), names.push_back(name), xs.push_back(*p); });
       const Tensors dxs = grad({loss()}, {}, xs);
       for (size_t i = 0; i < xs.size(); ++i) {
         CAPTURE(names[i]);
@@ -274,11 +288,23 @@ TEST_SUITE("modules") {
   }
 
   TEST_CASE("decoding token by token equals the forward pass") {
-    struct Case { std::string recipe; int64_t key_heads, value_heads; Surroundings around; bool usual; int64_t positions; };
+    struct Case {
+      std::string recipe;
+      int64_t key_heads, value_heads;
+      Surroundings around;
+      bool usual;
+      int64_t positions;
+    };
     const Surroundings convolved{.conv = 4, .conv_value = false, .key_norm = KeyNorm::rms, .output_norm = true};
-    for (const Case& c : std::vector<Case>{{"softmax_attention", 0, 0, {}, true, 0}, {"softmax_attention", 1, 1, {}, true, 12}, {"qknorm_attention", 0, 0, {}, true, 0},
-                                           {"delta_net", 0, 0, {}, true, 0}, {"gated_delta_net", 1, 2, {}, true, 0}, {"gla", 2, 1, {}, true, 0}, {"longhorn", 0, 0, {}, true, 0},
-                                           {"l2_sgd", 0, 0, {}, true, 0}, {"mesa", 0, 0, convolved, false, 0},
+    for (const Case& c : std::vector<Case>{{"softmax_attention", 0, 0, {}, true, 0},
+                                           {"softmax_attention", 1, 1, {}, true, 12},
+                                           {"qknorm_attention", 0, 0, {}, true, 0},
+                                           {"delta_net", 0, 0, {}, true, 0},
+                                           {"gated_delta_net", 1, 2, {}, true, 0},
+                                           {"gla", 2, 1, {}, true, 0},
+                                           {"longhorn", 0, 0, {}, true, 0},
+                                           {"l2_sgd", 0, 0, {}, true, 0},
+                                           {"mesa", 0, 0, convolved, false, 0},
                                            {"geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]", 0, 0, {}, true, 0}}) {
       CAPTURE(c.recipe);
       LanguageModelOptions options = tiny(c.recipe);
@@ -308,7 +334,8 @@ TEST_SUITE("modules") {
         stir(model, 0.3);
         const Tensor tokens = tokens_of(2, 8, 7), segments = ids_of({5, 5, 5, 1, 1, 5, 5, 5, 0, 1, 1, 1, 1, 1, 1, 2}, {2, 8});
         const Tensor together = model(tokens, {.segments = segments});
-        for (const auto& [row, begin, end] : std::vector<std::array<int64_t, 3>>{{0, 0, 3}, {0, 3, 5}, {0, 5, 8}, {1, 0, 1}, {1, 1, 7}, {1, 7, 8}}) {
+        for (const auto& [row, begin, end] :
+             std::vector<std::array<int64_t, 3>>{{0, 0, 3}, {0, 3, 5}, {0, 5, 8}, {1, 0, 1}, {1, 1, 7}, {1, 7, 8}}) {
           CAPTURE(begin);
           const auto part = [&](const Tensor& x) { return slice(slice(x, 0, row, row + 1), 1, begin, end); };
           CHECK(worst(part(together), model(part(tokens))) < 1e-10);
@@ -325,19 +352,37 @@ TEST_SUITE("modules") {
     LanguageModelOptions options = tiny("softmax_attention");
     options.blocks = 1, options.feed_forward = FeedForward::gelu, options.positions = 4, options.tied = false;
     LanguageModel attention(options, 1);
-    CHECK(names(attention) == std::vector<std::string>{"embed.weight", "positions.weight", "blocks.0.mixer_norm.weight", "blocks.0.mixer.project.weight",
-                                                       "blocks.0.mixer.output.weight", "blocks.0.mlp_norm.weight", "blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight",
+    CHECK(names(attention) == std::vector<std::string>{"embed.weight", "positions.weight", "blocks.0.mixer_norm.weight",
+                                                       "blocks.0.mixer.project.weight", "blocks.0.mixer.output.weight",
+                                                       "blocks.0.mlp_norm.weight", "blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight",
                                                        "norm.weight", "head.weight"});
     LanguageModelOptions hybrid = tiny("gated_delta_net");
     hybrid.mixers = {recipes::gated_delta_net, recipes::mesa};
     LanguageModel gated(hybrid, 1);
-    CHECK(names(gated) ==
-          std::vector<std::string>{
-              "embed.weight", "blocks.0.mixer_norm.weight", "blocks.0.mixer.project.weight", "blocks.0.mixer.conv.weight", "blocks.0.mixer.log_decay.weight",
-              "blocks.0.mixer.log_decay.bias", "blocks.0.mixer.log_decay.rate", "blocks.0.mixer.step_size.weight", "blocks.0.mixer.step_size.bias",
-              "blocks.0.mixer.output_norm.weight", "blocks.0.mixer.output.weight", "blocks.0.mlp_norm.weight", "blocks.0.mlp.gate_up.weight", "blocks.0.mlp.down.weight",
-              "blocks.1.mixer_norm.weight", "blocks.1.mixer.project.weight", "blocks.1.mixer.conv.weight", "blocks.1.mixer.ridge", "blocks.1.mixer.output_norm.weight",
-              "blocks.1.mixer.output.weight", "blocks.1.mlp_norm.weight", "blocks.1.mlp.gate_up.weight", "blocks.1.mlp.down.weight", "norm.weight"});
+    CHECK(names(gated) == std::vector<std::string>{"embed.weight",
+                                                   "blocks.0.mixer_norm.weight",
+                                                   "blocks.0.mixer.project.weight",
+                                                   "blocks.0.mixer.conv.weight",
+                                                   "blocks.0.mixer.log_decay.weight",
+                                                   "blocks.0.mixer.log_decay.bias",
+                                                   "blocks.0.mixer.log_decay.rate",
+                                                   "blocks.0.mixer.step_size.weight",
+                                                   "blocks.0.mixer.step_size.bias",
+                                                   "blocks.0.mixer.output_norm.weight",
+                                                   "blocks.0.mixer.output.weight",
+                                                   "blocks.0.mlp_norm.weight",
+                                                   "blocks.0.mlp.gate_up.weight",
+                                                   "blocks.0.mlp.down.weight",
+                                                   "blocks.1.mixer_norm.weight",
+                                                   "blocks.1.mixer.project.weight",
+                                                   "blocks.1.mixer.conv.weight",
+                                                   "blocks.1.mixer.ridge",
+                                                   "blocks.1.mixer.output_norm.weight",
+                                                   "blocks.1.mixer.output.weight",
+                                                   "blocks.1.mlp_norm.weight",
+                                                   "blocks.1.mlp.gate_up.weight",
+                                                   "blocks.1.mlp.down.weight",
+                                                   "norm.weight"});
     for (const Published& p : published_recipes()) {   // a name twice would lose a tensor in a checkpoint
       CAPTURE(p.name);
       LanguageModelOptions each = tiny("softmax_attention");
@@ -506,11 +551,14 @@ TEST_SUITE("modules") {
     }
     LanguageModelOptions wrong = tiny("softmax_attention");
     wrong.route = "delta/cpu-chunk";
-    CHECK(test::message([&] { LanguageModel(wrong, 1)(tokens_of(1, 4, 7)); }).starts_with("[plan] route delta/cpu-chunk is asked for and refuses: "));
+    CHECK(test::message([&] {
+            LanguageModel(wrong, 1)(tokens_of(1, 4, 7));
+          }).starts_with("[plan] route delta/cpu-chunk is asked for and refuses: "));
   }
 
   TEST_CASE("describe: parts add up, the plan is named, predicted bytes are those of a step") {
-    for (const std::string recipe : {"softmax_attention", "gated_delta_net", "gla", "geometric / mlp[hidden=16] / descend[rule=momentum,at=chunk,chunk=16]"}) {
+    for (const std::string recipe :
+         {"softmax_attention", "gated_delta_net", "gla", "geometric / mlp[hidden=16] / descend[rule=momentum,at=chunk,chunk=16]"}) {
       CAPTURE(recipe);
       LanguageModel model({.vocab = 64, .dim = 32, .blocks = 2, .heads = 2, .mixer = vocabulary().parse(recipe)}, 17);
       const DescribeOptions sizes{.batch = 3, .tokens = 80};
@@ -519,7 +567,9 @@ TEST_SUITE("modules") {
       CAPTURE(text);
       CHECK(text.find("2 blocks of width 32") != text.npos);
       CHECK(text.find("blocks.0-1") != text.npos);
-      CHECK(text.find(folds ? ": fold\n" : recipe == "softmax_attention" ? ": softmax_attention/cpu-blocked\n" : ": delta/cpu-chunk\n") != text.npos);
+      CHECK(text.find(folds                           ? ": fold\n"
+                      : recipe == "softmax_attention" ? ": softmax_attention/cpu-blocked\n"
+                                                      : ": delta/cpu-chunk\n") != text.npos);
       const Footprint f = footprint(model, sizes);
       CHECK(f.parameters == 4.0 * double(model.parameter_count()));
       CHECK(footprint(model, {.batch = 3, .tokens = 80, .training = false}).total() == f.parameters);
@@ -543,12 +593,16 @@ TEST_SUITE("modules") {
   TEST_CASE("refusals") {
     Init init(1);
     const auto layer = [&](MemoryOptions o) { return test::message([&] { MemoryLayer(o, init); }); };
-    CHECK(layer({.dim = 8, .heads = 3, .recipe = recipes::delta_net}) == "[memory_layer] dim is 8, needs a multiple of heads 3; or give key_dim and value_dim");
-    CHECK(layer({.dim = 8, .heads = 4, .key_heads = 3, .recipe = recipes::delta_net}) == "[memory_layer] key_heads is 3, needs a divisor of heads 4");
-    CHECK(layer({.dim = 6, .heads = 2, .recipe = recipes::softmax_attention}) == "[memory_layer] key_dim is 3, needs an even size to be rotated in pairs; or no rotary");
+    CHECK(layer({.dim = 8, .heads = 3, .recipe = recipes::delta_net}) ==
+          "[memory_layer] dim is 8, needs a multiple of heads 3; or give key_dim and value_dim");
+    CHECK(layer({.dim = 8, .heads = 4, .key_heads = 3, .recipe = recipes::delta_net}) ==
+          "[memory_layer] key_heads is 3, needs a divisor of heads 4");
+    CHECK(layer({.dim = 6, .heads = 2, .recipe = recipes::softmax_attention}) ==
+          "[memory_layer] key_dim is 3, needs an even size to be rotated in pairs; or no rotary");
     LanguageModelOptions options = tiny("softmax_attention");
     options.positions = 4;
     LanguageModel model(options, 1);
-    CHECK(test::message([&] { model(tokens_of(1, 5, 7)); }) == "[language_model] tokens has 5 a row, needs at most 4, the learned positions");
+    CHECK(test::message([&] { model(tokens_of(1, 5, 7)); }) ==
+          "[language_model] tokens has 5 a row, needs at most 4, the learned positions");
   }
 }
