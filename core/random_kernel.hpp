@@ -23,6 +23,8 @@ struct Words {
   uint32_t at[4];
 };
 
+template <class T> inline constexpr int kPerBlock = sizeof(T) == 8 ? 2 : 4;   // elements of T a block of words gives
+
 TTR_BOTH inline Words philox4x32(Words counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t(0xD2511F53u) * counter.at[0], p1 = uint64_t(0xCD9E8D57u) * counter.at[2];

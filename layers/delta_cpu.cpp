@@ -1,4 +1,4 @@
-// CPU kernels of the stem `delta` (layers.md F2a with scalar coefficients; chunk form of arXiv 2406.06484, 2412.06464). f32 and f64.
+// CPU kernels of the stem `delta` (chunk form of arXiv 2406.06484, 2412.06464, derived in docs/layers/delta.md). f32 and f64.
 //
 // One chunk of C <= 64 tokens is a handful of small matrix products. With M0 [V,K] the memory that enters, rows r, s of the chunk,
 //   D_rs = a_r a_{r-1} ... a_{s+1} (D_ss = 1),   since_r = a_r ... a_0,   before_r = since_{r-1} (before_0 = 1),   rest_s = D_{C-1,s}:
@@ -17,14 +17,7 @@
 
 #include <ttr/core/blas.hpp>
 #include <ttr/core/parallel.hpp>
-
-// Entry points are compiled once per instruction set and chosen at load time; what they call is inlined into each.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define TTR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define TTR_CLONES
-#endif
-#define TTR_INLINE [[gnu::always_inline]] inline
+#include <ttr/core/simd.hpp>
 
 namespace ttr {
 namespace {
@@ -33,7 +26,7 @@ constexpr int64_t C = kDeltaChunk;
 constexpr int64_t kBlock = 16;   // rows solved by substitution before a matrix product carries them on
 constexpr int64_t kLanes = 16;   // partial sums, so that a reduction vectorises without reassociation flags
 
-template <class T> TTR_INLINE T dot(const T* __restrict a, const T* __restrict b, int64_t n) {
+template <class T> TTR_SIMD_INLINE T dot(const T* __restrict a, const T* __restrict b, int64_t n) {
   T part[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
@@ -45,15 +38,15 @@ template <class T> TTR_INLINE T dot(const T* __restrict a, const T* __restrict b
   return sum + part[0];
 }
 
-template <class T> TTR_INLINE void scale_row(T* __restrict x, T by, int64_t n) {
+template <class T> TTR_SIMD_INLINE void scale_row(T* __restrict x, T by, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] *= by;
 }
 
-template <class T> TTR_INLINE void scaled_copy(T* __restrict to, const T* __restrict from, T by, int64_t n) {
+template <class T> TTR_SIMD_INLINE void scaled_copy(T* __restrict to, const T* __restrict from, T by, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = by * from[i];
 }
 
-template <class T> TTR_INLINE void add_scaled(T* __restrict to, const T* __restrict from, T by, int64_t n) {
+template <class T> TTR_SIMD_INLINE void add_scaled(T* __restrict to, const T* __restrict from, T by, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] += by * from[i];
 }
 
@@ -67,7 +60,7 @@ template <class T> struct Gates {
 
 // Fills g and between = D [C+1, C]: row r+1 holds D_r, row 0 is zero, so that D_{r-1} exists for every r. Zero above the diagonal.
 template <class T>
-TTR_INLINE void load_gates(Gates<T>& g, T* __restrict between, const T* decay, const T* write, const T* erase, int64_t heads, int64_t c) {
+TTR_SIMD_INLINE void load_gates(Gates<T>& g, T* __restrict between, const T* decay, const T* write, const T* erase, int64_t heads, int64_t c) {
   T product = 1;
   for (int64_t r = 0; r < c; ++r) {
     g.decay[r] = decay ? decay[r * heads] : T(1);
@@ -88,7 +81,7 @@ TTR_INLINE void load_gates(Gates<T>& g, T* __restrict between, const T* decay, c
 }
 
 // x <- (I + N)^{-1} x, x [c, n], N [c, C] strictly lower triangular.
-template <class T> TTR_INLINE void solve(const T* __restrict N, T* x, int64_t c, int64_t n) {
+template <class T> TTR_SIMD_INLINE void solve(const T* __restrict N, T* x, int64_t c, int64_t n) {
   for (int64_t begin = 0; begin < c; begin += kBlock) {
     const int64_t end = std::min(c, begin + kBlock);
     if (begin > 0) gemm<T>(false, false, end - begin, n, begin, T(-1), N + begin * C, C, x, n, T(1), x + begin * n, n);
@@ -98,7 +91,7 @@ template <class T> TTR_INLINE void solve(const T* __restrict N, T* x, int64_t c,
 }
 
 // x <- (I + N)^{-T} x
-template <class T> TTR_INLINE void solve_transposed(const T* __restrict N, T* x, int64_t c, int64_t n) {
+template <class T> TTR_SIMD_INLINE void solve_transposed(const T* __restrict N, T* x, int64_t c, int64_t n) {
   for (int64_t begin = (c - 1) / kBlock * kBlock; begin >= 0; begin -= kBlock) {
     const int64_t end = std::min(c, begin + kBlock);
     if (end < c) gemm<T>(true, false, end - begin, n, c - end, T(-1), N + end * C + begin, C, x + end * n, n, T(1), x + begin * n, n);
@@ -150,14 +143,14 @@ template <class T> struct BackwardSlab {
   }
 };
 
-template <class T> TTR_INLINE const T* row(const Rows<const T>& x, const DeltaSizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
+template <class T> TTR_SIMD_INLINE const T* row(const Rows<const T>& x, const DeltaSizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
   return x.at + (b * n.tokens + t) * x.token_stride + head * dim;
 }
-template <class T> TTR_INLINE T* row(const Rows<T>& x, const DeltaSizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
+template <class T> TTR_SIMD_INLINE T* row(const Rows<T>& x, const DeltaSizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
   return x.at + (b * n.tokens + t) * x.token_stride + head * dim;
 }
 
-template <class T> TTR_INLINE void forward_head(const DeltaForward<T>& a, T* slab, int64_t b, int64_t h) {
+template <class T> TTR_SIMD_INLINE void forward_head(const DeltaForward<T>& a, T* slab, int64_t b, int64_t h) {
   const DeltaSizes& n = a.size;
   const int64_t K = n.key_dim, V = n.value_dim, H = n.heads;
   const int64_t key_head = h / (H / n.key_heads), value_head = h / (H / n.value_heads);
@@ -208,7 +201,7 @@ template <class T> TTR_INLINE void forward_head(const DeltaForward<T>& a, T* sla
 
 // first_key, first_value: no head before this one wrote into the shared rows of dk, dv.
 template <class T>
-TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
+TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   const DeltaSizes& n = a.size;
   const int64_t K = n.key_dim, V = n.value_dim, H = n.heads;
   const int64_t key_head = h / (H / n.key_heads), value_head = h / (H / n.value_heads);
@@ -333,12 +326,12 @@ TTR_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b, int
   if (a.d_memory_in) std::copy_n(m.adjoint, V * K, a.d_memory_in + (b * H + h) * V * K);
 }
 
-TTR_CLONES void forward_head_f32(const DeltaForward<float>& a, float* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
-TTR_CLONES void forward_head_f64(const DeltaForward<double>& a, double* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
-TTR_CLONES void backward_head_f32(const DeltaBackward<float>& a, float* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
+TTR_SIMD_CLONES void forward_head_f32(const DeltaForward<float>& a, float* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
+TTR_SIMD_CLONES void forward_head_f64(const DeltaForward<double>& a, double* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
+TTR_SIMD_CLONES void backward_head_f32(const DeltaBackward<float>& a, float* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   backward_head(a, slab, b, h, first_key, first_value);
 }
-TTR_CLONES void backward_head_f64(const DeltaBackward<double>& a, double* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
+TTR_SIMD_CLONES void backward_head_f64(const DeltaBackward<double>& a, double* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   backward_head(a, slab, b, h, first_key, first_value);
 }
 

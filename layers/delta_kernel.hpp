@@ -1,4 +1,4 @@
-// Border of the stem `delta`: one rank-1 write a token with scalar coefficients (layers.md family F2a with scalar decay).
+// Border of the stem `delta`: one rank-1 write a token with scalar coefficients. Derivation: docs/layers/delta.md.
 //
 //   M_t = a_t M_{t-1} + (w_t v_t - e_t M_{t-1} k_t) k_t^T          M [V, K],  a decay, w write, e erase: one number a token and head
 //   y_t = scale * M_t q_t

@@ -1,23 +1,26 @@
-// Feature maps phi: what a LinearMap is linear in. Applied to q and k alike (layers.md S18).
-// A feature map: slots(), size(K) and map(x [N, K], View, token) -> [N, size].
+// Feature maps phi: what a LinearMap is linear in. Applied to q and k alike (arXiv 2006.16236).
+// A feature map: slots(), size(K) and map(x [N, K], View, token) -> [N, size]; size(View) where a learned slot decides how many there are.
 #pragma once
 #include <ttr/layers/recipe.hpp>
 
 namespace ttr {
 
 template <class P> concept FeatureMap = HasSlots<P> && requires(const P& p, const Tensor& x, const View& view, int64_t token) {
-  { p.size(token) } -> std::same_as<int64_t>;
+  requires requires { { p.size(token) } -> std::same_as<int64_t>; } || requires { { p.size(view) } -> std::same_as<int64_t>; };
   { p.map(x, view, token) } -> std::same_as<Tensor>;
 };
 
 namespace detail {
 struct FeatureModel : Described {
-  virtual int64_t size(int64_t key_dim) const = 0;
+  virtual int64_t size(const View&) const = 0;
   virtual Tensor map(const Tensor& x, const View&, int64_t token) const = 0;
 };
 template <class P> struct FeatureHolder final : Holder<FeatureModel, P> {
   using Holder<FeatureModel, P>::Holder;
-  int64_t size(int64_t key_dim) const override { return this->value.size(key_dim); }
+  int64_t size(const View& view) const override {
+    if constexpr (requires { this->value.size(view); }) return this->value.size(view);
+    else return this->value.size(view.key_dim());
+  }
   Tensor map(const Tensor& x, const View& view, int64_t token) const override { return this->value.map(x, view, token); }
 };
 }  // namespace detail

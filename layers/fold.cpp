@@ -11,14 +11,16 @@ namespace {
 Tensors walk(const Recipe& recipe, const Timeline& line, State& s, int64_t begin, int64_t end) {
   const auto& function = recipe.function();
   const bool strict = recipe.reading().read == Read::strict, everything = recipe.reading().visible == Visible::everything;
+  const bool by_chunk = recipe.reading().read == Read::chunk;
+  if (by_chunk && s.anchor.parts.empty()) throw refuse("fold", "read is chunk and {} keeps no chunk's memory, needs an optimizer with at=chunk", recipe.optimizer().text());
   Tensors ys;
   for (int64_t t = line.past + begin; t < line.past + end; ++t) {
     const View now(line, t, (everything ? line.past + line.tokens : t + 1) * line.writes);
-    // An optimizer that looks back fits anew at every token: reading strictly, it must not see this token's pairs.
-    const View seen = strict && recipe.looks_back() ? now.strictly_before() : now;
+    // An optimizer that fits anew at every token must not see this token's pairs when it reads strictly.
+    const View seen = strict && recipe.refits() ? now.strictly_before() : now;
     const State next = recipe.optimizer()->advance(s, Regression(recipe, seen));
-    const State& asked = strict && !recipe.looks_back() ? s : next;
-    ys.push_back(function->read(asked.theta, seen, asked.log_scale));
+    const State& asked = strict && !recipe.refits() ? s : next;
+    ys.push_back(function->read(by_chunk ? next.anchor : asked.theta, seen, asked.log_scale));
     s = next;
     ++s.position;
   }
@@ -101,7 +103,11 @@ Layout lay_out(const Recipe& recipe, const Arguments& a, const Problem& p, Answe
         else if (s.per == Per::write) line.past = old.size(1) / p.writes;
         if (s.name != "q") x = concat({old, x}, 1);
       }
-      if (s.name != "q" && a.want_state) answer.state[name] = x;
+      if (s.name != "q" && a.want_state) {   // as much of the past as can still weigh anything
+        const int64_t reach = recipe.weights()->reach(), most = x.size(1) / (s.per == Per::write ? p.writes : 1);
+        const int64_t kept = (reach > most ? most : reach - 1) * (s.per == Per::write ? p.writes : 1);
+        answer.state[name] = slice(x, 1, x.size(1) - kept, x.size(1));
+      }
     }
     layout.tracks.push_back({s.name, s.per, false});
     layout.tensors.push_back(by_token(x, p.heads));
@@ -128,11 +134,11 @@ State begin(const Recipe& recipe, const Timeline& line, const Arguments& a, cons
   s.position = position_of(a.state);
   if (a.state.count("log_scale")) s.log_scale = zeros({line.rows}, line.options);
   each_state(s, [&](const std::string& name, Tensor& x) {
-    if (recipe.looks_back() && !name.starts_with("optimizer.")) return;
+    if (recipe.refits() && !name.starts_with("optimizer.")) return;
     const auto found = a.state.find(name);
     if (found == a.state.end()) throw refuse("memory", "state {} is missing, needs it with shape {}", name, to_string(from_rows(x, p.batch).shape()));
     const Tensor given = to_rows(cast(found->second, line.options.dtype));
-    if (given.rank() != x.rank() || (given.shape() != x.shape() && !recipe.looks_back()))
+    if (given.rank() != x.rank() || (given.shape() != x.shape() && !recipe.refits()))
       throw refuse("memory", "state {} has shape {}, needs {}", name, to_string(found->second.shape()), to_string(from_rows(x, p.batch).shape()));
     x = given;
   });
@@ -238,7 +244,7 @@ Answer fold(const Recipe& recipe, const Arguments& a, FoldOptions options) {
   answer.y = cast(y, p.dtype);
   if (a.want_state) {
     each_state(s, [&](const std::string& name, Tensor& x) {
-      if (!recipe.looks_back() || name.starts_with("optimizer.")) answer.state[name] = from_rows(x, p.batch);
+      if (!recipe.refits() || name.starts_with("optimizer.")) answer.state[name] = from_rows(x, p.batch);
     });
     answer.state["position"] = position_state(s.position);
   }

@@ -22,13 +22,13 @@ Tensor Constant::read(const Pack& theta, const View&, const Tensor&) const { ret
 Design Constant::design(const View& view) const {
   return {ones({view.rows(), view.count(), 1}, view.options()), ones({view.rows(), 1, 1}, view.options())};
 }
-Tensor Constant::penalty(const View& view) const { return zeros({1, 1}, view.options()); }
+Tensor Constant::penalty(const View& view, const Tensor&) const { return zeros({1, 1}, view.options()); }
 Pack Constant::solved(const Tensor& solution) const { return {{{"value", reshape(solution, {solution.size(0), solution.size(2)})}}}; }
 
 // -- LinearMap -------------------------------------------------------------------------------------------------------------------------------
 std::vector<Slot> LinearMap::slots() const {
   std::vector<Slot> list = feature.slots();
-  if (tied) list.push_back({"k", Per::write, {key_size}, any_value, 0, false});
+  if (tied) list.push_back(unread("k"));
   if (erase == Erase::separate || erase == Erase::two) list.push_back({"erase_key", Per::write, {key_size}});
   if (erase == Erase::two) list.push_back({"erase_write", Per::write, {key_size}});
   if (erase == Erase::gated) {
@@ -40,15 +40,13 @@ std::vector<Slot> LinearMap::slots() const {
   return list;
 }
 Pack LinearMap::init(const View& view) const {
-  const int64_t p = feature->size(view.key_dim());
+  const int64_t p = feature->size(view);
   Pack theta{{{"memory", learned ? view.head("initial_memory") : zeros({view.rows(), view.value_dim(), p}, view.options())}}};
   if (normaliser != Normaliser::none) theta.set("normalizer", zeros({view.rows(), p}, view.options()));
   return theta;
 }
-Tensor LinearMap::key(const View& view, int64_t i) const {
-  const Tensor k = tied ? -expm1(view.pair("log_decay", i)) : view.pair("k", i);
-  return feature->map(k, view, view.token_of(i));
-}
+Tensor LinearMap::raw_key(const View& view, int64_t i) const { return tied ? -expm1(view.pair("log_decay", i)) : view.pair("k", i); }
+Tensor LinearMap::key(const View& view, int64_t i) const { return feature->map(raw_key(view, i), view, view.token_of(i)); }
 Tensor LinearMap::query(const View& view) const { return feature->map(view.now("q"), view, view.time()); }
 
 Tensor LinearMap::loss(const Pack& theta, const Pack& point, const View& view, int64_t i) const {
@@ -72,7 +70,7 @@ Tensor LinearMap::loss(const Pack& theta, const Pack& point, const View& view, i
 Tensor LinearMap::read(const Pack& theta, const View& view, const Tensor& log_scale) const {
   const Tensor q = query(view);
   Tensor y = apply_matrix(theta["memory"], q);
-  if (bonus) y = y + view.now("v") * column(dot(view.head("bonus") * view.now("k"), view.now("q")));
+  if (bonus) y = y + view.now("v") * column(dot(view.head("bonus") * raw_key(view, view.pairs() - 1), view.now("q")));
   if (normaliser == Normaliser::none) return y;
   Tensor z = dot(theta["normalizer"], q);
   switch (normaliser) {
@@ -91,8 +89,21 @@ Design LinearMap::design(const View& view) const {
   for (int64_t i = view.first(); i < view.pairs(); ++i) rows.push_back(key(view, i));
   return {stack(rows, 1), row(query(view))};
 }
-Tensor LinearMap::penalty(const View& view) const { return identity(feature->size(view.key_dim()), view.options()); }
+Tensor LinearMap::penalty(const View& view, const Tensor& ridge) const {
+  const int64_t p = feature->size(view), given = ridge.size(1);
+  if (given != 1 && given != p) throw refuse("linear", "ridge has {} numbers, needs 1 or {}, one a feature", given, p);
+  return diagonal_matrix(broadcast_to(ridge, {view.rows(), p}));
+}
 Pack LinearMap::solved(const Tensor& solution) const { return {{{"memory", transpose(solution, 1, 2)}}}; }
+
+Tensor score(Loss loss, const Tensor& m, const Tensor& v) {
+  switch (loss) {
+    case Loss::squared: return half_square(m - v);
+    case Loss::mean: return mean(square(m - v), -1);
+    case Loss::dot: return -dot(m, v);
+  }
+  return {};
+}
 
 // -- Mlp -------------------------------------------------------------------------------------------------------------------------------------
 Tensor activate(Activation a, const Tensor& x) {
@@ -112,7 +123,7 @@ Pack Mlp::init(const View& view) const { return {{{"weight_1", view.head("initia
 Tensor Mlp::apply(const Pack& theta, const Tensor& x) const {
   return apply_matrix(theta["weight_2"], activate(activation, apply_matrix(theta["weight_1"], x)));
 }
-Tensor Mlp::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return half_square(apply(theta, view.pair("k", i)) - view.pair("v", i)); }
+Tensor Mlp::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return score(loss_of, apply(theta, view.pair("k", i)), view.pair("v", i)); }
 Tensor Mlp::read(const Pack& theta, const View& view, const Tensor&) const { return apply(theta, view.now("q")); }
 
 // -- Polynomial ------------------------------------------------------------------------------------------------------------------------------
@@ -143,9 +154,13 @@ Design Polynomial::design(const View& view) const {
   const Tensor q = row(view.now("q"));
   return {features(view.all("k") - q), features(q - q)};
 }
-Tensor Polynomial::penalty(const View& view) const {
-  const int64_t p = size(view.key_dim());
-  return identity(p, view.options()) * concat({zeros({1}, view.options()), ones({p - 1}, view.options())}, 0);
+Tensor Polynomial::penalty(const View& view, const Tensor& ridge) const {
+  const int64_t n = view.rows(), d = view.key_dim(), given = ridge.size(1);
+  if (given != 1 && given != degree) throw refuse("polynomial", "ridge has {} numbers, needs 1 or {}, one a degree", given, degree);
+  Tensors parts{zeros({n, 1}, view.options())};
+  if (degree >= 1) parts.push_back(broadcast_to(slice(ridge, 1, 0, 1), {n, d}));
+  if (degree >= 2) parts.push_back(broadcast_to(slice(ridge, 1, given - 1, given), {n, d * (d + 1) / 2}));
+  return diagonal_matrix(concat(parts, 1));
 }
 Pack Polynomial::solved(const Tensor& solution) const { return {{{"coefficients", solution}}}; }
 

@@ -5,14 +5,15 @@
 namespace ttr {
 
 // m(k) = c: local constants. With kernel weights and Exact this is the Nadaraya-Watson estimator, so softmax attention.
+// With weights that ask for no key either it needs no q and no k: a running average (HGRN, LRU).
 struct Constant {
   static constexpr const char* name = "constant";
-  std::vector<Slot> slots() const { return {}; }
+  std::vector<Slot> slots() const { return {unread("q"), unread("k")}; }
   Pack init(const View&) const;                                                   // value [N, V]
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;   // 1/2 |v_i - c|^2
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
   Design design(const View&) const;                                               // phi = 1
-  Tensor penalty(const View&) const;                                              // 0: a constant is never shrunk
+  Tensor penalty(const View&, const Tensor& ridge) const;                                              // 0: a constant is never shrunk
   Pack solved(const Tensor& solution) const;
 };
 
@@ -48,15 +49,21 @@ struct LinearMap {
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
   bool can_design() const { return erase == Erase::key && normaliser == Normaliser::none; }
   Design design(const View&) const;
-  Tensor penalty(const View&) const;                                              // identity
+  Tensor penalty(const View&, const Tensor& ridge) const;                                              // diag(ridge): one number, or one a feature
   Pack solved(const Tensor& solution) const;
 
  private:
+  Tensor raw_key(const View&, int64_t i) const;                                   // k_i [N, K]
   Tensor key(const View&, int64_t i) const;                                       // phi(k_i) [N, P]
   Tensor query(const View&) const;                                                // phi(q_t) [N, P]
 };
 
-// m(k) = W_2 act(W_1 k): a two-layer perceptron whose weights are the memory; the initial weights are learned (layers.md S44).
+// What a memory is scored by: 1/2 |m - v|^2; the mean over channels of (m - v)^2, 2/V times as much (community Titans); or -m.v (LaCT).
+enum class Loss { squared, mean, dot };
+template <> struct NamesOf<Loss> { static constexpr std::pair<Loss, const char*> names[] = {{Loss::squared, "squared"}, {Loss::mean, "mean"}, {Loss::dot, "dot"}}; };
+Tensor score(Loss, const Tensor& m, const Tensor& v);   // [N]
+
+// m(k) = W_2 act(W_1 k): a two-layer perceptron whose weights are the memory; the initial weights are learned (arXiv 2501.00663).
 enum class Activation { gelu, silu, tanh, relu, identity };
 template <> struct NamesOf<Activation> {
   static constexpr std::pair<Activation, const char*> names[] = {
@@ -67,17 +74,18 @@ struct Mlp {
   static constexpr const char* name = "mlp";
   int64_t hidden = 64;
   Activation activation = Activation::gelu;
-  void each(auto&& f) { f("hidden", hidden), f("activation", activation); }
+  Loss loss_of = Loss::squared;
+  void each(auto&& f) { f("hidden", hidden), f("activation", activation), f("loss", loss_of); }
   std::vector<Slot> slots() const;                                                // initial_weight_1 [hidden, K], initial_weight_2 [V, hidden]
   Pack init(const View&) const;                                                   // weight_1, weight_2
-  Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;   // 1/2 |v_i - m(k_i)|^2
+  Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
 
  private:
   Tensor apply(const Pack& theta, const Tensor& x) const;                         // [N, K] -> [N, V]
 };
 
-// m(k) = polynomial of degree 0, 1 or 2 around q_t (local polynomials: layers.md S4, S5). Features of z = k - q_t: [1; z; z_i^2; sqrt2 z_i z_j].
+// m(k) = polynomial of degree 0, 1 or 2 around q_t (local polynomials: arXiv 2501.12352, 2510.01450). Features of z = k - q_t: [1; z; z_i^2; sqrt2 z_i z_j].
 struct Polynomial {
   static constexpr const char* name = "polynomial";
   int64_t degree = 1;
@@ -87,7 +95,7 @@ struct Polynomial {
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;     // the value at z = 0: the first coefficient
   Design design(const View&) const;
-  Tensor penalty(const View&) const;                                              // 1 on everything but the constant
+  Tensor penalty(const View&, const Tensor& ridge) const;                                              // ridge on everything but the constant: one number, or one a degree
   Pack solved(const Tensor& solution) const;
   int64_t size(int64_t key_dim) const;
 

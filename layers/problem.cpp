@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/problem.hpp>
 
@@ -22,13 +23,15 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
     return found->second;
   };
   Problem p;
-  const Tensor& q = need("q");
-  p.batch = q.size(0), p.tokens = q.size(1), p.heads = q.size(2), p.key_dim = q.size(3);
-  p.writes = recipe.reading().writes;
-  p.dtype = q.dtype(), p.device = q.device();
-  if (!is_floating(p.dtype)) throw refuse(where, "q is {}, needs f32, f64 or bf16", name_of(p.dtype));
-  if (p.tokens < 1 || p.batch < 1 || p.heads < 1 || p.key_dim < 1) throw refuse(where, "q has shape {}, needs sizes of at least 1", to_string(q.shape()));
   const std::vector<Slot> slots = recipe.slots();
+  const auto reads = [&](std::string_view name) { return std::any_of(slots.begin(), slots.end(), [&](const Slot& s) { return s.name == name; }); };
+  const char* lead = reads("q") ? "q" : "v";   // whose sizes are the problem's: a memory that is never asked by key answers with v's
+  const Tensor& q = need(lead);
+  p.writes = recipe.reading().writes;
+  p.batch = q.size(0), p.tokens = reads("q") ? q.size(1) : q.size(1) / p.writes, p.heads = q.size(2), p.key_dim = reads("q") ? q.size(3) : 1;
+  p.dtype = q.dtype(), p.device = q.device();
+  if (!is_floating(p.dtype)) throw refuse(where, "{} is {}, needs f32, f64 or bf16", lead, name_of(p.dtype));
+  if (p.tokens < 1 || p.batch < 1 || p.heads < 1 || p.key_dim < 1) throw refuse(where, "{} has shape {}, needs sizes of at least 1", lead, to_string(q.shape()));
   for (const Slot& s : slots) {   // v first: its sizes are part of the problem
     if (s.name != "v") continue;
     const Tensor& v = need("v");
@@ -52,9 +55,13 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
       if (s.name == "k") p.key_heads = heads;
     }
     want.push_back(heads);
-    for (const Extent& e : s.shape) want.push_back(e.at(p.key_dim, p.value_dim));
+    const int outer = want.rank();
+    for (size_t j = 0; j < s.shape.size(); ++j) {
+      const bool given = s.shape[j].any && x.rank() == outer + int(s.shape.size()) && x.size(outer + int(j)) > 0;
+      want.push_back(given ? x.size(outer + int(j)) : s.shape[j].at(p.key_dim, p.value_dim));
+    }
     if (x.shape() != want) throw refuse(where, "{} has shape {}, needs {}", s.name, to_string(x.shape()), to_string(want));
-    if (x.device() != p.device) throw refuse(where, "{} is on {}, needs {} as q; use to_device", s.name, name_of(x.device()), name_of(p.device));
+    if (x.device() != p.device) throw refuse(where, "{} is on {}, needs {} as {}; use to_device", s.name, name_of(x.device()), name_of(p.device), lead);
     const bool narrow = s.name == "q" || s.name == "k" || s.name == "v";
     if (x.dtype() != p.dtype && (narrow || x.dtype() != wide(p.dtype)))
       throw refuse(where, "{} is {}, needs {}; cast it", s.name, name_of(x.dtype()), narrow ? name_of(p.dtype) : name_of(wide(p.dtype)));
@@ -73,12 +80,12 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
     const Tensor& s = arguments.segments;
     if (s.dtype() != Dtype::i32 || s.shape() != Shape{p.batch, p.tokens})
       throw refuse(where, "segments is {} {}, needs i32 [{}, {}]", name_of(s.dtype()), to_string(s.shape()), p.batch, p.tokens);
-    if (s.device() != p.device) throw refuse(where, "segments is on {}, needs {} as q", name_of(s.device()), name_of(p.device));
+    if (s.device() != p.device) throw refuse(where, "segments is on {}, needs {} as {}", name_of(s.device()), name_of(p.device), lead);
   }
   for (const auto& [name, x] : arguments.state) {
     p.carried = true;
     if (recording() && x.tracked()) p.training = true;
-    if (name != "position" && x.device() != p.device) throw refuse(where, "state {} is on {}, needs {} as q", name, name_of(x.device()), name_of(p.device));
+    if (name != "position" && x.device() != p.device) throw refuse(where, "state {} is on {}, needs {} as {}", name, name_of(x.device()), name_of(p.device), lead);
   }
   p.want_state = arguments.want_state;
   return p;

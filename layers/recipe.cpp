@@ -17,6 +17,8 @@ std::string misfit(const AnyWeights& w, const AnyFunction& f, const AnyOptimizer
   const Demand demand = o->demand();
   if (demand == Demand::linear && !f->linear())
     return fmt::format("{} solves a linear system, needs a function class that is linear in its parameters, not {}; take descend", o.name(), f.text());
+  if (demand != Demand::linear && f->grows())
+    return fmt::format("{} has parameters a visible pair, needs an optimizer that solves, not {}; take exact or conjugate_gradient", f.name(), o.text());
   if ((demand == Demand::linear || demand == Demand::weighed) && !w->weighs())
     return fmt::format("{} looks at all visible pairs, needs weights that are numbers, not {}; take descend", o.name(), w.text());
   if (demand == Demand::streamed && !w->discounts())
@@ -32,8 +34,13 @@ Recipe::Recipe(AnyWeights w, AnyFunction f, AnyOptimizer o, Reading reading)
 
 std::vector<Slot> Recipe::slots() const {
   std::vector<Slot> all{{"q", Per::token, {key_size}}, {"k", Per::write, {key_size}}, {"v", Per::write, {value_size}}};
+  std::map<std::string, int> unread;
   const auto merge = [&](const std::vector<Slot>& more) {
     for (const Slot& s : more) {
+      if (!s.read) {
+        ++unread[s.name];
+        continue;
+      }
       bool known = false;
       for (Slot& a : all)
         if (a.name == s.name) known = true, a = s;   // an ingredient may restate q, k or v (a size of its own)
@@ -43,6 +50,7 @@ std::vector<Slot> Recipe::slots() const {
   merge(weights_.slots());
   merge(function_.slots());
   merge(optimizer_.slots());
+  std::erase_if(all, [&](const Slot& s) { return unread.count(s.name) && unread[s.name] == 2; });
   return all;
 }
 

@@ -26,10 +26,12 @@ struct Weighing {
   int64_t first = 0;      // pairs before it weigh nothing
 };
 
-// m(k) = theta^T phi(k): the rows of Phi are the visible pairs' features.
+// m(k) = theta^T phi(k): the rows of Phi are the visible pairs' features. dual: Phi is the Gram matrix of the pairs, so its own penalty, and the
+// normal equations Phi Gamma Phi + lambda Phi have Phi as a factor that only worsens them.
 struct Design {
   Tensor phi;             // [N, pairs, P]
   Tensor query;           // [N, 1, P]
+  bool dual = false;
 };
 
 // A running logarithm that the memory is divided by, so that exp of an unbounded gate cannot overflow. Undefined: not used.
@@ -58,7 +60,8 @@ template <class W> concept Discounts = requires(const W& w, const Pack& theta, c
 template <class W> concept Weighs = requires(const W& w, const View& view) { { w.weigh(view) } -> std::same_as<Weighing>; };
 template <class W> concept Weights = Discounts<W> || Weighs<W>;
 // Optional members of weights:
-//   Tensor strength(const View&, int64_t i, const Shift&) const    [N], how much pair i weighs when it is written; default 1
+//   Tensor strength(const View&, int64_t i, const Shift&) const    [N], or [N, V] one a value: how much pair i weighs when it is written; default 1
+//   int64_t reach() const                                          tokens, this one included, that can weigh anything; default all
 //   Tensor next_scale(const Tensor& log_scale, const View&) const  [N], see Shift
 
 template <class F> concept FunctionClass = requires(const F& f, const Pack& theta, const View& view, int64_t i, const Tensor& log_scale) {
@@ -66,11 +69,16 @@ template <class F> concept FunctionClass = requires(const F& f, const Pack& thet
   { f.loss(theta, theta, view, i) } -> std::same_as<Tensor>;          // (theta, point, view, i) -> [N]; point: where the gradient is taken, a constant
   { f.read(theta, view, log_scale) } -> std::same_as<Tensor>;         // [N, V]
 };
-template <class F> concept LinearInParameters = FunctionClass<F> && requires(const F& f, const View& view, const Tensor& solution) {
+template <class F> concept LinearInParameters = FunctionClass<F> && requires(const F& f, const View& view, const Tensor& ridge, const Tensor& solution) {
   { f.design(view) } -> std::same_as<Design>;
-  { f.penalty(view) } -> std::same_as<Tensor>;                        // [P, P] or [N, P, P]: what a ridge of 1 adds; not for what must stay free
+  { f.penalty(view, ridge) } -> std::same_as<Tensor>;                 // [P, P] or [N, P, P]: what ridge [N, R] adds, one number or one a part that
+                                                                      // the class tells apart (a channel, a degree); nothing for what must stay free
   { f.solved(solution) } -> std::same_as<Pack>;                       // theta from a solution [N, P, V]
 };
+
+// Optional: static constexpr bool grows = true, for a class with parameters a visible pair: it is solved at every token, never stepped.
+template <class F> inline constexpr bool grows = false;
+template <class F> requires requires { F::grows; } inline constexpr bool grows<F> = F::grows;
 
 // What an optimizer asks of its partners.
 enum class Demand {
@@ -85,17 +93,19 @@ template <class O> concept Optimizer = requires(const O& o, const State& s, cons
   { O::demand } -> std::convertible_to<Demand>;
 };
 // Optional members of optimizers:
-//   bool looks_back(bool weights_discount) const   it reads old pairs at every step, so that they are carried as state; default: demand is linear or weighed
+//   bool refits(bool weights_discount) const       it makes the memory anew from the visible pairs at every token, so that they are the state;
+//                                                  default: demand is linear or weighed, or the weights cannot forget in a step
+//   bool looks_back(bool weights_discount) const   it reads old pairs at every step, so that they are carried as state; default: refits
 
 template <class W, class F, class O> inline constexpr bool fits =
     Weights<W> && FunctionClass<F> && Optimizer<O> &&
-    (O::demand == Demand::incremental ? true : O::demand == Demand::streamed ? Discounts<W> : Weighs<W>) && (O::demand != Demand::linear || LinearInParameters<F>);
+    (O::demand == Demand::incremental ? true : O::demand == Demand::streamed ? Discounts<W> : Weighs<W>) && (O::demand == Demand::linear ? LinearInParameters<F> : !grows<F>);
 
 // -- how the memory is addressed: declared, never implied --------------------------------------------------------------------------------------
-enum class Read { inclusive, strict };       // after or before this token's pairs are written
+enum class Read { inclusive, strict, chunk };   // after or before this token's pairs are written, or as the memory entered the token's chunk
 enum class Visible { prefix, everything };   // causal, or the whole context at every token
 enum class KeyNorm { none, l2, rms, sum };   // of q and k: x / sqrt(sum x^2 + eps), x / sqrt(mean x^2 + eps), x / sum x
-template <> struct NamesOf<Read> { static constexpr std::pair<Read, const char*> names[] = {{Read::inclusive, "inclusive"}, {Read::strict, "strict"}}; };
+template <> struct NamesOf<Read> { static constexpr std::pair<Read, const char*> names[] = {{Read::inclusive, "inclusive"}, {Read::strict, "strict"}, {Read::chunk, "chunk"}}; };
 template <> struct NamesOf<Visible> { static constexpr std::pair<Visible, const char*> names[] = {{Visible::prefix, "prefix"}, {Visible::everything, "everything"}}; };
 template <> struct NamesOf<KeyNorm> {
   static constexpr std::pair<KeyNorm, const char*> names[] = {{KeyNorm::none, "none"}, {KeyNorm::l2, "l2"}, {KeyNorm::rms, "rms"}, {KeyNorm::sum, "sum"}};
@@ -152,18 +162,21 @@ struct WeightsModel : Described {
   virtual Weighing weigh(const View&) const = 0;
   virtual Tensor strength(const View&, int64_t i, const Shift&) const = 0;
   virtual Tensor next_scale(const Tensor& log_scale, const View&) const = 0;
+  virtual int64_t reach() const = 0;
 };
 struct FunctionModel : Described {
   virtual bool linear() const = 0;
+  virtual bool grows() const = 0;
   virtual Pack init(const View&) const = 0;
   virtual Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const = 0;
   virtual Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const = 0;
   virtual Design design(const View&) const = 0;
-  virtual Tensor penalty(const View&) const = 0;
+  virtual Tensor penalty(const View&, const Tensor& ridge) const = 0;
   virtual Pack solved(const Tensor&) const = 0;
 };
 struct OptimizerModel : Described {
   virtual Demand demand() const = 0;
+  virtual bool refits(bool discounts) const = 0;
   virtual bool looks_back(bool discounts) const = 0;
   virtual State start(const State&) const = 0;
   virtual State advance(const State&, const Regression&) const = 0;
@@ -196,6 +209,10 @@ template <class W> struct WeightsHolder final : Holder<WeightsModel, W> {
     if constexpr (requires { this->value.next_scale(scale, view); }) return this->value.next_scale(scale, view);
     return {};
   }
+  int64_t reach() const override {
+    if constexpr (requires { this->value.reach(); }) return this->value.reach();
+    return std::numeric_limits<int64_t>::max();
+  }
 };
 template <class F> struct FunctionHolder final : Holder<FunctionModel, F> {
   using Holder<FunctionModel, F>::Holder;
@@ -203,6 +220,7 @@ template <class F> struct FunctionHolder final : Holder<FunctionModel, F> {
     if constexpr (requires { this->value.can_design(); }) return this->value.can_design();
     return LinearInParameters<F>;
   }
+  bool grows() const override { return ttr::grows<F>; }
   Pack init(const View& view) const override { return this->value.init(view); }
   Tensor loss(const Pack& theta, const Pack& point, const View& view, int64_t i) const override { return this->value.loss(theta, point, view, i); }
   Tensor read(const Pack& theta, const View& view, const Tensor& scale) const override { return this->value.read(theta, view, scale); }
@@ -210,8 +228,8 @@ template <class F> struct FunctionHolder final : Holder<FunctionModel, F> {
     if constexpr (LinearInParameters<F>) return this->value.design(view);
     else return {};
   }
-  Tensor penalty(const View& view) const override {
-    if constexpr (LinearInParameters<F>) return this->value.penalty(view);
+  Tensor penalty(const View& view, const Tensor& ridge) const override {
+    if constexpr (LinearInParameters<F>) return this->value.penalty(view, ridge);
     else return {};
   }
   Pack solved(const Tensor& solution) const override {
@@ -222,9 +240,13 @@ template <class F> struct FunctionHolder final : Holder<FunctionModel, F> {
 template <class O> struct OptimizerHolder final : Holder<OptimizerModel, O> {
   using Holder<OptimizerModel, O>::Holder;
   Demand demand() const override { return O::demand; }
-  bool looks_back(bool discounts) const override {
-    if constexpr (requires { this->value.looks_back(discounts); }) return this->value.looks_back(discounts);
+  bool refits(bool discounts) const override {
+    if constexpr (requires { this->value.refits(discounts); }) return this->value.refits(discounts);
     return O::demand == Demand::linear || O::demand == Demand::weighed || (O::demand == Demand::incremental && !discounts);
+  }
+  bool looks_back(bool discounts) const override {
+    if constexpr (requires { this->value.looks_back(discounts); }) return this->value.looks_back(discounts) || refits(discounts);
+    return refits(discounts);
   }
   State start(const State& s) const override { return this->value.start(s); }
   State advance(const State& s, const Regression& r) const override { return this->value.advance(s, r); }
@@ -279,7 +301,8 @@ class Recipe {
   const AnyFunction& function() const { return function_; }
   const AnyOptimizer& optimizer() const { return optimizer_; }
   const Reading& reading() const { return reading_; }
-  bool looks_back() const { return optimizer_->looks_back(weights_->discounts()); }
+  bool refits() const { return optimizer_->refits(weights_->discounts()); }           // the visible pairs are the state
+  bool looks_back() const { return optimizer_->looks_back(weights_->discounts()); }   // old pairs are part of the state
 
   std::vector<Slot> slots() const;      // q, k, v, then what the ingredients list, each name once
   std::string text() const;             // "weights / function / optimizer", and " / reading[...]" when it is not the default
@@ -294,6 +317,8 @@ class Recipe {
     if constexpr (Weights<W> && FunctionClass<F> && Optimizer<O>) {
       static_assert(O::demand != Demand::linear || LinearInParameters<F>,
                     "this optimizer solves a linear system: it needs a function class that is linear in its parameters (design, penalty, solved)");
+      static_assert(O::demand == Demand::linear || !grows<F>,
+                    "this function class has parameters a visible pair: it needs an optimizer that solves (exact, conjugate_gradient), not one that steps");
       static_assert((O::demand != Demand::linear && O::demand != Demand::weighed) || Weighs<W>,
                     "this optimizer looks at all visible pairs: it needs weights that are numbers (weigh)");
       static_assert(O::demand != Demand::streamed || Discounts<W>, "this optimizer never looks back: it needs weights that can forget in one step (discount)");
@@ -323,17 +348,18 @@ class Regression {
   Pack discount(const Pack& theta, const Pack& initial, const Shift& shift = {}) const { return recipe_.weights()->discount(theta, initial, view_, shift); }
   Weighing weigh() const { return recipe_.weights()->weigh(view_); }
   Weighing weigh(const View& view) const { return recipe_.weights()->weigh(view); }
+  Regression on(const View& view) const { return Regression(recipe_, view); }  // the same problem with other pairs visible
   Tensor strength(int64_t i, const Shift& shift = {}) const { return recipe_.weights()->strength(view_, i, shift); }
   Tensor next_scale(const Tensor& log_scale) const { return recipe_.weights()->next_scale(log_scale, view_); }
   Design design() const { return recipe_.function()->design(view_); }
   Tensor features(int64_t i) const;                                           // phi(k_i) [N, P], of a class that is linear in its parameters
-  Tensor penalty() const { return recipe_.function()->penalty(view_); }
+  Tensor penalty(const Tensor& ridge) const { return recipe_.function()->penalty(view_, ridge); }
   Pack solved(const Tensor& solution) const { return recipe_.function()->solved(solution); }
   Tensor targets() const { return view_.all("v"); }                           // [N, pairs, V]
 
  private:
   const Recipe& recipe_;
-  const View& view_;
+  View view_;
 };
 
 }  // namespace ttr

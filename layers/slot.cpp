@@ -4,7 +4,8 @@ namespace ttr {
 
 std::string Extent::text() const {
   std::string s = of == number ? std::to_string(times) : (times == 1 ? "" : std::to_string(times) + "*") + (of == K ? "K" : "V");
-  return over == 1 ? s : s + "/" + std::to_string(over);
+  if (over != 1) s += "/" + std::to_string(over);
+  return any ? "any (" + s + ")" : s;
 }
 
 }  // namespace ttr

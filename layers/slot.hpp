@@ -14,10 +14,12 @@ namespace ttr {
 //   token [B, T, H, ...]   write [B, nT, H, ...] (n writes a token)   chunk [B, chunks, H, ...]   head [H, ...] (learned)   frozen [H, ...] (never learned)
 enum class Per { token, write, chunk, head, frozen };
 
-// One trailing size of a slot: a number, or a multiple of the key size K or the value size V.
+// One trailing size of a slot: a number, or a multiple of the key size K or the value size V. any: a caller's value may have another size
+// (how many landmarks, how many random features); this is the one a new layer takes.
 struct Extent {
   enum Of { number, K, V } of = number;
   int64_t times = 1, over = 1;
+  bool any = false;
   Extent(int64_t n) : times(n) {}
   Extent(Of o, int64_t t = 1, int64_t d = 1) : of(o), times(t), over(d) {}
   int64_t at(int64_t key_dim, int64_t value_dim) const { return (of == K ? key_dim : of == V ? value_dim : 1) * times / over; }
@@ -25,6 +27,7 @@ struct Extent {
 };
 inline constexpr auto key_size = Extent::K;      // {key_size} is a shape [K]; {{key_size, 1, 2}} is [K/2]
 inline constexpr auto value_size = Extent::V;
+inline Extent any_size(Extent usual) { usual.any = true; return usual; }
 
 // The values that make sense; also how MemoryLayer maps a projection's output to the slot.
 struct Range {
@@ -43,7 +46,11 @@ struct Slot {
   Range range = any_value;
   double init = 0;              // a learned or gated slot starts near this value
   bool required = true;         // false: a value that leaves the recipe unchanged stands in
+  bool read = true;             // false: this ingredient's word that it never reads the slot; see unread()
 };
+
+// q and k are slots of every recipe unless both its weights and its function class list them as unread: a running average needs neither.
+inline Slot unread(std::string name) { return {std::move(name), Per::token, {}, any_value, 0, false, false}; }
 
 using Slots = std::map<std::string, Tensor>;   // name -> value
 

@@ -1,4 +1,4 @@
-// Border of the stem `softmax_attention`: locally constant regression with the exponential kernel (layers.md S1, S2, family F6).
+// Border of the stem `softmax_attention`: locally constant regression with the exponential kernel (arXiv 1706.03762, 2010.04245).
 //
 //   l_ti = scale * q_t . k_i   for visible i,   p_t = softmax(l_t),   y_t = sum_i p_ti v_i,   lse_t = log sum_i exp l_ti
 //

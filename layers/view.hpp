@@ -40,6 +40,7 @@ class View {
   int64_t count() const { return pairs_ - first_; }
   int64_t time() const { return time_; }                   // index of this token among the visible ones
   int64_t position(int64_t token) const { return line_->position - line_->past + token; }   // of a visible token, in the whole sequence
+  int64_t carried() const { return line_->past; }          // visible tokens of an earlier call; their q is not kept
   int64_t token_of(int64_t i) const { return i / line_->writes; }
   Options options() const { return line_->options; }
 
@@ -49,6 +50,7 @@ class View {
   Tensor all(std::string_view slot) const;                 // of the visible pairs [N, count, ...]
   Tensor head(std::string_view slot) const;                // learned or frozen, one a head [N, ...]
   View strictly_before() const { return View(*line_, time_, pairs_ - line_->writes); }   // the same clock without this token's pairs
+  View since(int64_t token) const { View v = *this; v.first_ = token * line_->writes; return v; }   // the same clock; older pairs are gone
   View only(int64_t i) const { View v(*line_, time_, i + 1); v.first_ = i; return v; }   // the same clock with pair i alone
 
  private:

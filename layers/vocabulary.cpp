@@ -1,5 +1,12 @@
+#include <ttr/layers/fenwick_weights.hpp>
+#include <ttr/layers/layer_norm_memory.hpp>
+#include <ttr/layers/muon_schedule.hpp>
+#include <ttr/layers/preconditioned.hpp>
 #include <ttr/layers/recipes.hpp>
+#include <ttr/layers/swiglu_memory.hpp>
+#include <ttr/layers/trapezoid.hpp>
 #include <ttr/layers/vocabulary.hpp>
+#include <ttr/layers/window_weights.hpp>
 
 namespace ttr {
 namespace {
@@ -79,6 +86,14 @@ Vocabulary& vocabulary() {
     v->add<Sgd>(), v->add<Momentum>(), v->add<AdamW>();
     v->add<Proximal>(), v->add<Exact>(), v->add<ConjugateGradient>(), v->add<GradientSteps>();
     v->add<Identity>(), v->add<Taylor2>(), v->add<Elu1>();
+    v->add<PathWeights>(), v->add<MovingAverage>();
+    v->add<KernelExpansion>(), v->add<Landmarks>(), v->add<TokenLandmarks>();
+    v->add<Nystrom>(), v->add<Boost>(), v->add<Amortized>();
+    v->add<LearnedRelu>(), v->add<Cosformer>(), v->add<Dpfp>(), v->add<Silu>(), v->add<Monomials>(), v->add<Rebased>(), v->add<Hedgehog>();
+    v->add<Performer>(), v->add<RandomWaves>(), v->add<SoftmaxFeatures>(), v->add<Hadamard>();
+    v->add<FenwickWeights>(), v->add<WindowWeights>();
+    v->add<NormedLinear>(), v->add<NormedMlp>(), v->add<SwiGlu>();
+    v->add<Trapezoid>(), v->add<Muon>(), v->add<Preconditioned>();
     return v;
   }();
   return *all;

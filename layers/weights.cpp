@@ -6,7 +6,7 @@ namespace ttr {
 namespace {
 Tensor column(const Tensor& x) { return reshape(x, {x.count(), 1}); }   // [N] -> [N, 1]
 
-Tensor ones_of(const View& view) { return ones({view.rows(), view.pairs()}, view.options()); }
+Tensor ones_of(const View& view) { return ones({view.rows(), view.count()}, view.options()); }
 
 // x [N] against p [N, ...]
 Tensor per_row(const Tensor& x, const Tensor& p) {
@@ -24,7 +24,7 @@ Tensor log_products(const View& view, std::string_view slot) {
   if (view.writes() == 1) return newer;
   Tensors sums;                                                     // with several writes a token, count each later token once
   Tensor sum = zeros({view.rows()}, view.options());
-  for (int64_t token = (view.pairs() - 1) / view.writes(); token >= 0; --token) {
+  for (int64_t token = (view.pairs() - 1) / view.writes(); token >= view.token_of(view.first()); --token) {
     for (int64_t j = 0; j < view.writes(); ++j) sums.push_back(sum);
     sum = sum + view.pair(slot, token * view.writes());
   }
@@ -36,8 +36,9 @@ std::vector<Slot> GeometricWeights::slots() const {
   if (per == Decay::channel) shape = {{key_size, 1, phase ? 2 : 1}};
   if (per == Decay::value) shape = {{value_size, 1, phase ? 2 : 1}};
   if (per == Decay::entry) shape = {value_size, key_size};
-  std::vector<Slot> list{{"log_decay", Per::token, shape, log_of_unit, -0.05}};
-  if (phase) list.push_back({"phase", Per::token, shape});
+  const Per when = fixed ? Per::head : Per::token;
+  std::vector<Slot> list{unread("q"), unread("k"), {"log_decay", when, shape, log_of_unit, -0.05}};
+  if (phase) list.push_back({"phase", when, shape});
   if (write == WriteGate::gate) list.push_back({"write_gate", Per::write, {}, unit_interval, 0.5});
   if (write == WriteGate::log) list.push_back({"log_write_gate", Per::write, {}});
   return list;
@@ -53,13 +54,16 @@ Pack GeometricWeights::discount(const Pack& theta, const Pack&, const View& view
       p = p * per_row(a, p);
       continue;
     }
-    const bool matrix = p.rank() == 3;                              // memory [N, V, P]; a normalizer [N, P] forgets with the channels
-    if (per == Decay::value && !matrix) continue;
-    const int axis = per == Decay::value ? 1 : p.rank() - 1;
-    if (per == Decay::entry) {
+    const bool matrix = p.rank() == 3;                              // memory [N, V, P]; a normalizer [N, P] forgets with the channels, a value [N, V] with itself
+    const bool channels = matrix || name == "normalizer";
+    if (per == Decay::value && !matrix && channels) continue;
+    if (per == Decay::entry && matrix) {
       p = p * a;
       continue;
     }
+    if (per == Decay::entry || (per == Decay::channel && !channels))
+      throw refuse("geometric", "{} has shape {} and the decay is per {}, needs a memory [N, V, K]", name, to_string(p.shape()), per == Decay::entry ? "entry" : "channel");
+    const int axis = per == Decay::value ? 1 : p.rank() - 1;
     const auto along = [&](const Tensor& x) { return axis == p.rank() - 1 && matrix ? reshape(x, {x.size(0), 1, x.size(1)}) : axis == 1 && matrix ? reshape(x, {x.size(0), x.size(1), 1}) : x; };
     if (!phase) {
       if (a.size(-1) != p.size(axis))
@@ -79,15 +83,18 @@ Weighing GeometricWeights::weigh(const View& view) const {
   const Tensor g = log_products(view, "log_decay");
   Tensor relative = exp(g);
   if (write == WriteGate::gate) relative = relative * view.all("write_gate");
-  const Tensor whole = view.pairs() ? slice(g, 1, 0, 1) : Tensor();
   Weighing w{.relative = relative};
-  if (view.pairs()) w.prior = reshape(exp(whole + column(view.pair("log_decay", 0))), {view.rows()});
+  if (view.count()) w.prior = reshape(exp(slice(g, 1, 0, 1) + column(view.pair("log_decay", view.first()))), {view.rows()});
   return w;
 }
 
 Tensor GeometricWeights::strength(const View& view, int64_t i, const Shift& shift) const {
   if (write == WriteGate::gate) return view.pair("write_gate", i);
   if (write == WriteGate::log) return exp(view.pair("log_write_gate", i) - shift.after);
+  if (write == WriteGate::tied) {
+    if (phase || per == Decay::channel || per == Decay::entry) throw refuse("geometric", "write is tied, needs a real decay per head or per value");
+    return -expm1(view.pair("log_decay", i));
+  }
   return {};
 }
 
@@ -99,7 +106,7 @@ Tensor GeometricWeights::next_scale(const Tensor& log_scale, const View& view) c
 }
 
 std::vector<Slot> WeightDecay::slots() const {
-  return {{"step_size", Per::write, {}, unit_interval, 0.5}, {"weight_decay", Per::token, {}, unit_interval, 0.05}};
+  return {unread("q"), unread("k"), {"step_size", Per::write, {}, unit_interval, 0.5}, {"weight_decay", Per::token, {}, unit_interval, 0.05}};
 }
 Pack WeightDecay::discount(const Pack& theta, const Pack&, const View& view, const Shift&) const {
   const Tensor a = 1.0 - view.now("step_size") * view.now("weight_decay");
@@ -113,17 +120,24 @@ std::vector<Slot> KernelWeights::slots() const {
   if (kernel == Kernel::gaussian) list.push_back({"bandwidth", Per::head, {}, positive, 1});
   if (temperature) list.push_back({"temperature", Per::head, {}, positive, 10});
   if (forget) list.push_back({"log_decay", Per::token, {}, log_of_unit, -0.05});
+  if (norm_weights) list.push_back({"q_norm_weight", Per::head, {key_size}, any_value, 1}), list.push_back({"k_norm_weight", Per::head, {key_size}, any_value, 1});
   return list;
 }
 
 Weighing KernelWeights::weigh(const View& view) const {
-  const Tensor q = reshape(view.now("q"), {view.rows(), 1, view.key_dim()});
-  const Tensor k = view.all("k");                                   // [N, pairs, K]
+  const auto row = [](const Tensor& x) { return reshape(x, {x.size(0), 1, x.size(1)}); };   // [N, K] -> [N, 1, K]
+  Tensor q = row(view.now("q")), k = view.all("k");                                         // k [N, pairs, K]
+  if (norm_weights) q = q * row(view.head("q_norm_weight")), k = k * row(view.head("k_norm_weight"));
   Tensor logits;
   if (kernel == Kernel::exponential) logits = sum(k * q, 2);
   else logits = column(-0.5 / square(view.head("bandwidth"))) * sum(square(k - q), 2);
+  if (const double s = scale.at(view.key_dim()); s != 1) logits = logits * s;
   if (temperature) logits = logits * column(view.head("temperature"));
   if (forget) logits = logits + log_products(view, "log_decay");
+  return from_logits(logits);
+}
+
+Weighing from_logits(const Tensor& logits) {
   const Tensor largest = max(logits, 1);
   return {.relative = exp(logits - column(largest)), .log_scale = largest};
 }

@@ -26,20 +26,37 @@ class Parameter {
   std::shared_ptr<Cell> cell_;
 };
 
+// A tensor drawn once and never learned, such as a random projection: no optimizer sees it, a checkpoint keeps it.
+struct Frozen {
+  Tensor value;
+};
+
 template <class M> concept Module = requires(M& m) { m.each([](const char*, auto&) {}); };
 
-// f(name, Parameter&) for every parameter below m, in the order of `each`; a tied parameter comes once for each name it has.
-template <class M, class F> void each_parameter(M& m, F&& f, const std::string& prefix = "") {
-  if constexpr (std::is_same_v<std::remove_const_t<M>, Parameter>) {
-    if (m.defined()) f(prefix, m);
+// f(name, Leaf&) for every part of this type below m, in the order of `each`. Lists name their parts by number; an empty optional has none.
+template <class Leaf, class M, class F> void each_part(M& m, F&& f, const std::string& prefix = "") {
+  using T = std::remove_const_t<M>;
+  if constexpr (std::is_same_v<T, Leaf>) {
+    f(prefix, m);
+  } else if constexpr (std::is_same_v<T, Parameter> || std::is_same_v<T, Frozen>) {
+    return;
   } else if constexpr (requires { m.begin(); m.end(); m.size(); }) {
     size_t i = 0;
-    for (auto& part : m) each_parameter(part, f, (prefix.empty() ? "" : prefix + ".") + std::to_string(i++));
+    for (auto& part : m) each_part<Leaf>(part, f, (prefix.empty() ? "" : prefix + ".") + std::to_string(i++));
   } else if constexpr (requires { m.has_value(); *m; }) {
-    if (m.has_value()) each_parameter(*m, f, prefix);
+    if (m.has_value()) each_part<Leaf>(*m, f, prefix);
   } else {
-    m.each([&](const char* name, auto& part) { each_parameter(part, f, prefix.empty() ? std::string(name) : prefix + "." + name); });
+    m.each([&](const char* name, auto& part) { each_part<Leaf>(part, f, prefix.empty() ? std::string(name) : prefix + "." + name); });
   }
+}
+
+// f(name, Parameter&) for every parameter below m; a tied parameter comes once for each name it has.
+template <class M, class F> void each_parameter(M& m, F&& f, const std::string& prefix = "") {
+  each_part<Parameter>(m, [&](const std::string& name, auto& p) { if (p.defined()) f(name, p); }, prefix);
+}
+// f(name, Frozen&): what a checkpoint must keep beside the parameters.
+template <class M, class F> void each_frozen(M& m, F&& f, const std::string& prefix = "") {
+  each_part<Frozen>(m, [&](const std::string& name, auto& x) { if (x.value.defined()) f(name, x); }, prefix);
 }
 
 }  // namespace ttr

@@ -1,0 +1,76 @@
+#include <algorithm>
+#include <cmath>
+#include <ttr/core/ops.hpp>
+#include <ttr/layers/gate.hpp>
+
+namespace ttr {
+namespace {
+
+constexpr double kMargin = 1e-4;   // a start at the very end of a range would have no derivative
+
+Shape tail_of(const Slot& slot, int64_t heads, int64_t key_dim, int64_t value_dim) {
+  Shape s{heads};
+  for (const Extent& e : slot.shape) s.push_back(e.at(key_dim, value_dim));
+  return s;
+}
+double inverse_softplus(double y) { return y > 20 ? y : std::log(std::expm1(std::max(y, kMargin))); }
+
+}  // namespace
+
+Tensor into_range(const Range& r, const Tensor& z, double temper) {
+  const bool low = std::isfinite(r.low), high = std::isfinite(r.high);
+  if (low && high) {
+    const Tensor s = sigmoid(z);
+    return r.low == 0 && r.high == 1 ? s : s * (r.high - r.low) + r.low;
+  }
+  if (low) return r.low == 0 ? softplus(z) : softplus(z) + r.low;
+  if (!high) return z;
+  const Tensor s = temper == 1 ? logsigmoid(z) : logsigmoid(z) / temper;
+  return r.high == 0 ? s : s + r.high;
+}
+
+double out_of_range(const Range& r, double value, double temper) {
+  const bool low = std::isfinite(r.low), high = std::isfinite(r.high);
+  if (low && high) {
+    const double p = std::clamp((value - r.low) / (r.high - r.low), kMargin, 1 - kMargin);
+    return std::log(p / (1 - p));
+  }
+  if (low) return inverse_softplus(value - r.low);
+  if (high) return -inverse_softplus((r.high - value) * temper);
+  return value;
+}
+
+Gate::Gate(const Slot& s, const GateOptions& o, Init& init) : slot(s), options(o), tail(tail_of(s, o.heads, o.key_dim, o.value_dim)) {
+  const int64_t width = o.writes * tail.count();
+  if (o.rank > 0 && tail.rank() > 1) down = init.normal({o.rank, o.dim}, 0.02);
+  weight = init.normal({width, down.defined() ? o.rank : o.dim}, 0.02);
+  if (o.timed) {
+    bias = init.log_time({width}, 1e-3, 1e-1);
+    rate = init.log_uniform({o.heads}, 1, 16);
+  } else {
+    bias = init.constant({width}, out_of_range(s.range, s.init, o.temper));
+  }
+}
+
+Tensor Gate::operator()(const Tensor& x) const {
+  const Dtype dtype = wide(x.dtype());
+  const Tensor low = down.defined() ? matmul(x, *down, false, true) : x;
+  const Tensor z = cast(matmul(low, *weight, false, true), dtype) + cast(*bias, dtype);   // [B, T, n H ...]
+  Shape shape{x.size(0), x.size(1) * options.writes};
+  for (const int64_t size : tail) shape.push_back(size);
+  const Tensor value = reshape(z, shape);
+  if (!rate.defined()) return into_range(slot.range, value, options.temper);
+  Shape per_head{options.heads};
+  while (per_head.rank() < tail.rank()) per_head.push_back(1);
+  return -(exp(reshape(cast(*rate, dtype), per_head)) * softplus(value));
+}
+
+HeadSlot::HeadSlot(const Slot& s, int64_t heads, int64_t key_dim, int64_t value_dim, Init& init) : slot(s) {
+  const Shape shape = tail_of(s, heads, key_dim, value_dim);
+  // An initial memory of several axes is a matrix that answers: it starts random, or its parts would all learn the same.
+  if (shape.rank() > 2 && s.range == any_value) value = init.normal(shape, 1 / std::sqrt(double(shape[-1])), false);
+  else value = init.constant(shape, out_of_range(s.range, s.init));
+}
+Tensor HeadSlot::operator()() const { return into_range(slot.range, cast(*value, wide(value->dtype()))); }
+
+}  // namespace ttr

@@ -1,0 +1,46 @@
+// Gate: a slot's value from the token. It projects, then maps any real number into the slot's range, in the wide dtype:
+//   [low, high]   low + (high - low) sigmoid(z)          unit_interval: sigmoid
+//   [low, inf)    low + softplus(z)                      positive: softplus
+//   (-inf, high]  high + logsigmoid(z) / temper          log_of_unit: logsigmoid; GLA divides by 16 (arXiv 2312.06635)
+//   timed         -exp(rate) softplus(z)                 Mamba-2's and Gated DeltaNet's decay (arXiv 2405.21060, 2412.06464); rate one a head
+// z = W x + b, b such that the slot starts near its `init`. x [B, T, D] -> [B, nT, H, ...] with n writes a token.
+#pragma once
+#include <optional>
+#include <ttr/layers/linear.hpp>
+#include <ttr/layers/slot.hpp>
+
+namespace ttr {
+
+// Any real number into the range, and back (values at or beyond a finite end are drawn inside first).
+Tensor into_range(const Range&, const Tensor& z, double temper = 1);
+double out_of_range(const Range&, double value, double temper = 1);
+
+struct GateOptions {
+  int64_t dim = 0, heads = 1, key_dim = 0, value_dim = 0;
+  int64_t writes = 1;
+  bool timed = false;
+  double temper = 1;
+  int64_t rank = 0;   // of the projection; 0: full
+};
+struct Gate {
+  Gate() = default;
+  Gate(const Slot&, const GateOptions&, Init&);
+  Tensor operator()(const Tensor& x) const;
+  void each(auto&& f) { f("down", down), f("weight", weight), f("bias", bias), f("rate", rate); }
+
+  Slot slot;
+  GateOptions options;
+  Shape tail;                            // [H, ...]
+  Parameter down, weight, bias, rate;    // [rank, D] or undefined, [nH.., D or rank], [nH..], [H] or undefined
+};
+
+// A slot with one value a head, learned: initial memories, a ridge, a temperature. Its value is [H, ...].
+struct HeadSlot {
+  HeadSlot() = default;
+  HeadSlot(const Slot&, int64_t heads, int64_t key_dim, int64_t value_dim, Init&);
+  Tensor operator()() const;   // in the range, in the wide dtype
+  Slot slot;
+  Parameter value;             // before the range
+};
+
+}  // namespace ttr

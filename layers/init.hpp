@@ -1,0 +1,26 @@
+// Initial values. Each draw takes the next stream of one Philox seed, so a model is the same numbers for the same options and seed on every
+// device: parameters are made on the CPU in f32, then cast and moved.
+#pragma once
+#include <ttr/optim/parameter.hpp>
+
+namespace ttr {
+
+class Init {
+ public:
+  explicit Init(uint64_t seed, Options place = {}) : seed_(seed), place_(place) {}
+  Options place() const { return place_; }
+
+  Parameter normal(const Shape&, double deviation, bool decays = true);
+  Parameter uniform(const Shape&, double low, double high, bool decays = true);
+  Parameter constant(const Shape&, double value, bool decays = false);
+  Parameter log_uniform(const Shape&, double low, double high);   // log of U(low, high)
+  Parameter log_time(const Shape&, double low, double high);      // softplus of it is exp(U(log low, log high))
+  Frozen frozen_normal(const Shape&, double deviation);
+
+ private:
+  Tensor placed(const Tensor&) const;
+  uint64_t seed_, stream_ = 0;
+  Options place_;
+};
+
+}  // namespace ttr

@@ -1,0 +1,93 @@
+#include <cmath>
+#include <numeric>
+#include <set>
+#include <ttr/core/ops.hpp>
+#include <ttr/layers/language_model.hpp>
+
+namespace ttr {
+namespace {
+
+constexpr const char* kWhere = "language_model";
+
+// How many tokens of the same document stand before each: i32 [B, T].
+Tensor places_in_documents(const Tensor& segments) {
+  const int64_t B = segments.size(0), T = segments.size(1);
+  const Tensor ids = cast(segments, Dtype::f64);
+  Tensor starts = zeros({B, 1}, like(ids));
+  if (T > 1) starts = concat({starts, 1.0 - equal(slice(ids, 1, 1, T), slice(ids, 1, 0, T - 1))}, 1);
+  const Tensor document = cumsum(starts, 1);   // [B, T]
+  const Tensor same = equal(reshape(document, {B, T, 1}), reshape(document, {B, 1, T}));
+  return cast(sum(tril(same, -1), -1), Dtype::i32);
+}
+
+Tensor places_from(int64_t first, int64_t count, Device device) {
+  std::vector<int32_t> places(static_cast<size_t>(count));
+  std::iota(places.begin(), places.end(), int32_t(first));
+  return to_device(from_vector(places, {count}), device);
+}
+
+}  // namespace
+
+LanguageModel::LanguageModel(const LanguageModelOptions& o, uint64_t seed, Device device, Dtype dtype) : options(o) {
+  if (o.vocab < 1 || o.dim < 1 || o.blocks < 0)
+    throw refuse(kWhere, "vocab is {}, dim {} and blocks {}, needs at least 1, 1 and 0", o.vocab, o.dim, o.blocks);
+  if (!is_floating(dtype)) throw refuse(kWhere, "dtype is {}, needs f32, f64 or bf16", name_of(dtype));
+  Init init(seed, {dtype, device});
+  embed = Embedding({.count = o.vocab, .dim = o.dim}, init);
+  if (o.positions > 0) positions = Embedding({.count = o.positions, .dim = o.dim}, init);
+  const double residual = 0.02 / std::sqrt(2.0 * double(std::max<int64_t>(o.blocks, 1)));
+  for (int64_t i = 0; i < o.blocks; ++i) {
+    const Recipe& recipe = o.mixers.empty() ? o.mixer : o.mixers[size_t(i) % o.mixers.size()];
+    Surroundings around = o.around ? *o.around : usual_surroundings(recipe);
+    if (!o.around && o.positions > 0) around.rotary = false;
+    blocks.emplace_back(BlockOptions{.mixer = {.dim = o.dim, .heads = o.heads, .key_heads = o.key_heads, .value_heads = o.value_heads, .key_dim = o.key_dim,
+                                               .value_dim = o.value_dim, .recipe = recipe, .around = around, .route = o.route, .output_deviation = residual},
+                                     .feed_forward = o.feed_forward, .hidden = o.hidden, .dropout = o.dropout},
+                        init);
+  }
+  norm = RMSNorm(o.dim, init);
+  if (!o.tied) head = Linear({.in = o.dim, .out = o.vocab}, init);
+}
+
+Tensor LanguageModel::embedded(const Tensor& tokens, const Tensor& places) const {
+  const Tensor x = embed(tokens);
+  return positions ? x + (*positions)(places) : x;
+}
+Tensor LanguageModel::scored(const Tensor& x) const { return head ? (*head)(norm(x)) : embed.scores(norm(x)); }
+
+Tensor LanguageModel::operator()(const Tensor& tokens, const Pass& pass) const {
+  if (tokens.rank() != 2 || tokens.dtype() != Dtype::i32)
+    throw refuse(kWhere, "tokens is {} {}, needs i32 [B, T]", name_of(tokens.dtype()), to_string(tokens.shape()));
+  const int64_t T = tokens.size(1);
+  if (positions && T > options.positions) throw refuse(kWhere, "tokens has {} a row, needs at most {}, the learned positions", T, options.positions);
+  Tensor places;
+  if (positions) places = pass.segments.defined() ? places_in_documents(pass.segments) : places_from(0, T, tokens.device());
+  Tensor x = embedded(tokens, places);
+  if (options.dropout > 0 && pass.dropout_seed) x = dropout(x, options.dropout, *pass.dropout_seed, 0);
+  for (size_t i = 0; i < blocks.size(); ++i) x = blocks[i](x, pass, i);
+  return scored(x);
+}
+
+Tensor LanguageModel::prefill(const Tensor& tokens, LanguageModelState& state) const {
+  if (tokens.rank() != 2 || tokens.dtype() != Dtype::i32 || tokens.size(1) < 1)
+    throw refuse(kWhere, "tokens is {} {}, needs i32 [B, T] with at least one token", name_of(tokens.dtype()), to_string(tokens.shape()));
+  const Recording off(false);
+  const int64_t T = tokens.size(1);
+  if (positions && state.position + T > options.positions)
+    throw refuse(kWhere, "the sequence has {} tokens, needs at most {}, the learned positions", state.position + T, options.positions);
+  state.blocks.resize(blocks.size());
+  Tensor x = embedded(tokens, positions ? places_from(state.position, T, tokens.device()) : Tensor());
+  for (size_t i = 0; i < blocks.size(); ++i) x = blocks[i].step(x, state.blocks[i]);
+  state.position += T;
+  return scored(slice(x, 1, T - 1, T));
+}
+
+int64_t LanguageModel::parameter_count() const {
+  LanguageModel view = *this;   // the same parameters
+  std::set<const void*> seen;
+  int64_t count = 0;
+  each_parameter(view, [&](const std::string&, Parameter& p) { if (seen.insert(p.identity()).second) count += p->count(); });
+  return count;
+}
+
+}  // namespace ttr

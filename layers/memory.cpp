@@ -1,0 +1,151 @@
+#include <ttr/core/ops.hpp>
+#include <ttr/layers/memory.hpp>
+#include <ttr/layers/plan.hpp>
+
+namespace ttr {
+namespace {
+
+constexpr const char* kWhere = "memory_layer";
+
+int64_t size_of(const Slot& s, const MemoryOptions& o) {
+  int64_t n = 1;
+  for (const Extent& e : s.shape) n *= e.at(o.key_dim, o.value_dim);
+  return n;
+}
+
+MemoryOptions completed(MemoryOptions o) {
+  if (o.dim < 1 || o.heads < 1) throw refuse(kWhere, "dim is {} and heads is {}, needs both to be at least 1", o.dim, o.heads);
+  for (int64_t* heads : {&o.key_heads, &o.value_heads}) {
+    if (*heads == 0) *heads = o.heads;
+    if (*heads < 1 || o.heads % *heads) throw refuse(kWhere, "{} is {}, needs a divisor of heads {}", heads == &o.key_heads ? "key_heads" : "value_heads", *heads, o.heads);
+  }
+  for (int64_t* size : {&o.key_dim, &o.value_dim}) {
+    if (*size == 0) {
+      if (o.dim % o.heads) throw refuse(kWhere, "dim is {}, needs a multiple of heads {}; or give key_dim and value_dim", o.dim, o.heads);
+      *size = o.dim / o.heads;
+    }
+    if (*size < 1) throw refuse(kWhere, "{} is {}, needs at least 1", size == &o.key_dim ? "key_dim" : "value_dim", *size);
+  }
+  if (!o.around) o.around = usual_surroundings(o.recipe);
+  if (o.around->rotary && o.key_dim % 2) throw refuse(kWhere, "key_dim is {}, needs an even size to be rotated in pairs; or no rotary", o.key_dim);
+  return o;
+}
+
+}  // namespace
+
+MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(std::move(given))) {
+  const MemoryOptions& o = options;
+  const Surroundings& around = *o.around;
+  const int64_t writes = o.recipe.reading().writes;
+  std::vector<Slot> slots;
+  for (const Slot& s : o.recipe.slots()) {
+    if (!s.required) continue;   // the recipe is itself without it
+    if (s.name == "q") widths_[0] = o.heads * size_of(s, o);
+    else if (s.name == "k") widths_[1] = writes * o.key_heads * size_of(s, o);
+    else if (s.name == "v") widths_[2] = writes * o.value_heads * size_of(s, o);
+    else slots.push_back(s);
+  }
+  if (around.output_gate) widths_[3] = o.heads * o.value_dim;
+  project = Linear({.in = o.dim, .out = widths_[0] + widths_[1] + widths_[2] + widths_[3]}, init);
+  if (around.conv > 0) conv = ShortConv({.dim = widths_[0] + widths_[1] + (around.conv_value ? widths_[2] : 0), .width = around.conv}, init);
+  if (around.key_norm == KeyNorm::rms) query_norm = RMSNorm(o.key_dim, init), key_norm = RMSNorm(o.key_dim, init);
+  for (Slot& s : slots) {
+    if (s.per == Per::chunk) throw refuse(kWhere, "slot {} has one value a chunk, needs token, write, head or frozen to be generated", s.name);
+    if (s.name == "ridge") s.range.low = around.ridge_floor;
+    if (s.per == Per::head) {
+      learned.emplace_back(s, o.heads, o.key_dim, o.value_dim, init);
+    } else if (s.per == Per::frozen) {
+      Shape shape{o.heads};
+      for (const Extent& e : s.shape) shape.push_back(e.at(o.key_dim, o.value_dim));
+      frozen.emplace_back(s.name, init.frozen_normal(shape, 1));
+    } else {
+      const bool decay = s.range == log_of_unit;
+      gates.emplace_back(s,
+                         GateOptions{.dim = o.dim, .heads = o.heads, .key_dim = o.key_dim, .value_dim = o.value_dim, .writes = s.per == Per::write ? writes : 1,
+                                     .timed = decay && around.timed_decay, .temper = decay ? around.decay_temper : 1, .rank = around.gate_rank},
+                         init);
+    }
+  }
+  if (around.output_norm) output_norm = RMSNorm(o.value_dim, init);
+  output = Linear({.in = o.heads * o.value_dim, .out = o.dim, .deviation = o.output_deviation}, init);
+}
+
+Tensor MemoryLayer::operator()(const Tensor& x, const Tensor& segments) const { return run(x, segments, nullptr); }
+Tensor MemoryLayer::step(const Tensor& x, MemoryState& state) const { return run(x, {}, &state); }
+
+Tensor MemoryLayer::normed(const Tensor& x, const std::optional<RMSNorm>& rms) const {
+  switch (options.around->key_norm) {
+    case KeyNorm::none: return x;
+    case KeyNorm::l2: return l2_norm(x);
+    case KeyNorm::rms: return (*rms)(x);
+    case KeyNorm::sum: return x / sum(x, -1, true);
+  }
+  return x;
+}
+
+Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* state) const {
+  const MemoryOptions& o = options;
+  const Surroundings& around = *o.around;
+  if (x.rank() != 3 || x.size(2) != o.dim) throw refuse(kWhere, "x has shape {}, needs [B, T, {}]", to_string(x.shape()), o.dim);
+  const int64_t B = x.size(0), T = x.size(1), n = o.recipe.reading().writes;
+  const int64_t first = state ? state->position : 0;
+
+  const Tensor mixed = project(x);   // [B, T, q | k | v | gate]
+  Tensors parts(4);
+  const auto cut = [&](const Tensor& from, int begin, int end) {
+    std::vector<int64_t> sizes;
+    for (int i = begin; i < end; ++i)
+      if (widths_[i] > 0) sizes.push_back(widths_[i]);
+    const Tensors cuts = sizes.size() == 1 ? Tensors{from} : split(from, -1, sizes);
+    size_t next = 0;
+    for (int i = begin; i < end; ++i) parts[size_t(i)] = widths_[i] > 0 ? cuts[next++] : Tensor();
+  };
+  if (conv) {
+    const int64_t wet = conv->weight->size(0), dry = mixed.size(2) - wet;
+    const int stop = around.conv_value ? 3 : 2;
+    const Tensors halves = dry > 0 ? split(mixed, -1, {wet, dry}) : Tensors{mixed};
+    cut(state ? conv->step(halves[0], state->past) : (*conv)(halves[0], segments), 0, stop);
+    if (dry > 0) cut(halves[1], stop, 4);
+  } else {
+    cut(mixed, 0, 4);
+  }
+
+  Arguments arguments;
+  Tensor q = normed(reshape(parts[0], {B, T, o.heads, widths_[0] / o.heads}), query_norm);
+  if (around.rotary) q = rotary(q, first, around.rotary_base);
+  arguments.slots["q"] = q;
+  if (widths_[1] > 0) {
+    const int64_t key_dim = widths_[1] / (n * o.key_heads);
+    Tensor k = normed(reshape(parts[1], {B, T, n * o.key_heads, key_dim}), key_norm);
+    if (around.rotary) k = rotary(k, first, around.rotary_base);   // the writes of a token have its position
+    arguments.slots["k"] = reshape(k, {B, T * n, o.key_heads, key_dim});
+  }
+  arguments.slots["v"] = reshape(parts[2], {B, T * n, o.value_heads, widths_[2] / (n * o.value_heads)});
+  for (const Gate& g : gates) arguments.slots[g.slot.name] = g(x);
+  for (const HeadSlot& h : learned) arguments.slots[h.slot.name] = h();
+  for (const auto& [name, value] : frozen) arguments.slots[name] = value.value;
+  arguments.segments = segments;
+  if (state) arguments.state = std::move(state->memory), arguments.want_state = true;
+
+  Answer answer = remember(o.recipe, arguments, o.route);   // [B, T, H, V]
+  if (state) {
+    state->memory = std::move(answer.state);
+    state->position += T;
+  }
+  Tensor y = output_norm ? (*output_norm)(answer.y) : answer.y;
+  if (around.output_gate) y = y * silu(reshape(parts[3], y.shape()));
+  return output(reshape(y, {B, T, y.size(2) * y.size(3)}));
+}
+
+Problem MemoryLayer::problem(int64_t batch, int64_t tokens, bool training) const {
+  const MemoryOptions& o = options;
+  Problem p;
+  p.batch = batch, p.tokens = tokens;
+  p.heads = o.heads, p.key_heads = o.key_heads, p.value_heads = o.value_heads, p.key_dim = o.key_dim, p.value_dim = o.value_dim;
+  p.writes = o.recipe.reading().writes;
+  p.dtype = project.weight->dtype(), p.device = project.weight->device();
+  p.training = training;
+  return p;
+}
+
+}  // namespace ttr

@@ -1,0 +1,61 @@
+// MemoryLayer: a recipe as a layer of a network. Its projections are generated from the recipe's slots, so an ingredient of yours needs nothing here.
+//   x [B, T, D] -> q [B, T, H, K], k [B, nT, Hk, K], v [B, nT, Hv, V]   one product, then short convolution, norm and rotation where asked for
+//               -> every other slot a token or a head                  gate.hpp
+//               -> y [B, T, H, V] by the recipe's plan -> norm, gate -> W_out [D, H V] -> [B, T, D]
+#pragma once
+#include <optional>
+#include <ttr/layers/gate.hpp>
+#include <ttr/layers/norm.hpp>
+#include <ttr/layers/problem.hpp>
+#include <ttr/layers/short_conv.hpp>
+#include <ttr/layers/surroundings.hpp>
+
+namespace ttr {
+
+struct MemoryOptions {
+  int64_t dim = 0;
+  int64_t heads = 1, key_heads = 0, value_heads = 0;   // Hk and Hv divide H: heads that share keys or values; 0: H
+  int64_t key_dim = 0, value_dim = 0;                  // K, V of one head; 0: dim / heads
+  Recipe recipe;
+  std::optional<Surroundings> around = {};             // unset: usual_surroundings(recipe)
+  std::string route = {};                              // forces one by name
+  double output_deviation = 0.02;
+};
+
+// What decoding carries from token to token.
+struct MemoryState {
+  Slots memory;          // the recipe's own state
+  Tensor past;           // the last inputs of the short convolution [B, W-1, channels]
+  int64_t position = 0;  // tokens seen
+};
+
+struct MemoryLayer {
+  MemoryLayer(MemoryOptions, Init&);
+  Tensor operator()(const Tensor& x, const Tensor& segments = {}) const;   // segments i32 [B, T]
+  Tensor step(const Tensor& x, MemoryState&) const;                        // any number of tokens, continuing; equal to the call on all of them
+  Problem problem(int64_t batch, int64_t tokens, bool training) const;     // what the plan decides on
+
+  void each(auto&& f) {
+    f("project", project), f("conv", conv), f("query_norm", query_norm), f("key_norm", key_norm);
+    for (Gate& g : gates) f(g.slot.name.c_str(), g);
+    for (HeadSlot& h : learned) f(h.slot.name.c_str(), h.value);
+    for (auto& [name, x] : frozen) f(name.c_str(), x);
+    f("output_norm", output_norm), f("output", output);
+  }
+
+  MemoryOptions options;   // every size and the surroundings filled in
+  Linear project;          // q | k | v | output gate
+  std::optional<ShortConv> conv;
+  std::optional<RMSNorm> query_norm, key_norm, output_norm;
+  std::vector<Gate> gates;
+  std::vector<HeadSlot> learned;
+  std::vector<std::pair<std::string, Frozen>> frozen;
+  Linear output;
+
+ private:
+  Tensor run(const Tensor& x, const Tensor& segments, MemoryState*) const;
+  Tensor normed(const Tensor& x, const std::optional<RMSNorm>&) const;
+  int64_t widths_[4] = {};   // of q, k, v and the output gate
+};
+
+}  // namespace ttr

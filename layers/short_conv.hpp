@@ -1,0 +1,20 @@
+// Short convolution: y_t = silu(sum_j w[:, j] * x_{t-j}), j = 0 .. W-1, depthwise and causal (layers.md section 1).
+//   x [B, T, D], w [D, W] -> [B, T, D]; what decoding carries is the last W-1 inputs [B, W-1, D], before the activation.
+#pragma once
+#include <ttr/layers/init.hpp>
+
+namespace ttr {
+
+struct ShortConvOptions {
+  int64_t dim = 0, width = 4;
+};
+struct ShortConv {
+  ShortConv() = default;
+  ShortConv(const ShortConvOptions&, Init&);
+  Tensor operator()(const Tensor& x, const Tensor& segments = {}) const;   // segments i32 [B, T]: nothing is read across documents
+  Tensor step(const Tensor& x, Tensor& past) const;                        // past: undefined before the first token
+  void each(auto&& f) { f("weight", weight); }
+  Parameter weight;   // [D, W]
+};
+
+}  // namespace ttr

@@ -1,0 +1,25 @@
+// Surroundings: what stands around a recipe in a layer. The recipe says how the memory learns; how its keys, queries, values and gates are made
+// from the token, and what happens to its answer, is a convention of each published layer (layers.md section 1 and each row's parameterisation).
+#pragma once
+#include <ttr/layers/recipe.hpp>
+
+namespace ttr {
+
+struct Surroundings {
+  bool rotary = false;                  // rotate q and k by their positions
+  double rotary_base = 10000;
+  int64_t conv = 0;                     // width of a short convolution with SiLU on q, k and v; 0: none
+  bool conv_value = true;               // false: on q and k only
+  KeyNorm key_norm = KeyNorm::none;     // of q and k in a head, beside the recipe's own; rms has learned weights
+  bool timed_decay = false;             // log_decay = -exp(rate) softplus(W x + b) instead of logsigmoid(W x + b) / decay_temper
+  double decay_temper = 1;
+  int64_t gate_rank = 0;                // of the projections of gates with several values a head; 0: full
+  double ridge_floor = 0.25;            // a learned ridge stays above it
+  bool output_norm = false;             // RMSNorm of a head's answer
+  bool output_gate = false;             // times silu of a projection of the token
+};
+
+// What is usual around this recipe: a published layer's own, else keys and queries of length 1 and a normed answer. Its reading does not matter.
+Surroundings usual_surroundings(const Recipe&);
+
+}  // namespace ttr

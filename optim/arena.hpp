@@ -1,0 +1,74 @@
+// The arena: all parameters of a model one behind the other, in flat arrays [n] on their device.
+//   master     f32 (f64 for an f64 model): the values that the rule updates
+//   gradient   like master
+//   memories   like master, as many as the rule has (moments)
+//   rounded    bf16, only when some parameter is bf16: what the model sees of those; all others see the master itself
+// Parameters that decay come first. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become views,
+// so an update in place is seen by the model, and a backward through a graph recorded before it is refused.
+#pragma once
+#include <ttr/core/safetensors.hpp>
+#include <ttr/optim/parameter.hpp>
+
+namespace ttr {
+
+struct NamedParameter { std::string name; Parameter parameter; };
+
+// Tied parameters come once, under the first of their names.
+template <class M> std::vector<NamedParameter> parameters_of(M& model) {
+  std::vector<NamedParameter> found;
+  each_parameter(model, [&](const std::string& name, Parameter& p) {
+    for (const NamedParameter& f : found) if (f.parameter.identity() == p.identity()) return;
+    found.push_back({name, p});
+  });
+  return found;
+}
+
+class Arena {
+ public:
+  struct Entry {
+    std::string name;
+    Tensor value;                    // what the model sees: a leaf, in the parameter's own dtype
+    Parameter parameter;
+    int64_t first = 0;               // element of the flat arrays
+  };
+
+  Arena(std::vector<NamedParameter> parameters, int memories);
+
+  const std::vector<Entry>& entries() const { return entries_; }   // in the model's order
+  const Tensors& variables() const { return variables_; }          // the entries' values
+  Dtype dtype() const { return master_.dtype(); }
+  Device device() const { return master_.device(); }
+  int64_t count() const { return master_.count(); }                // elements, the gaps included
+  int64_t decaying() const { return decaying_; }                   // elements before the first that does not decay
+  int64_t parameters() const;                                      // numbers learned
+
+  const Tensor& master() const { return master_; }
+  const Tensor& gradient() const { return gradient_; }
+  const Tensors& memories() const { return memories_; }
+  const Tensor& rounded() const { return rounded_; }
+  Tensor part(const Tensor& flat, size_t entry) const;             // a view, shaped like the parameter
+
+  void land(size_t entry, const Tensor& d, bool add);              // gradient of that entry (+)= d, on the stream
+  void must_be_bound() const;                                      // refused when somebody gave a parameter other values since
+  void modified();                                                 // the values changed: graphs that kept them are stale
+  void round();                                                    // rounded = master
+
+ private:
+  std::vector<Entry> entries_;
+  Tensors variables_, memories_;
+  Tensor master_, gradient_, rounded_;
+  int64_t decaying_ = 0;
+};
+
+// to's memory takes from's values; same dtype and shape, any devices. Ordered on the stream.
+void overwrite(const char* where, const std::string& name, Tensor to, const Tensor& from);
+
+// A file's tensor (F32, F64, BF16, I32) as one of ours.
+Tensor from_raw(const std::string& name, const RawTensor&, Options);
+
+// The parameters of a checkpoint, without a trainer (to sample, to evaluate). Every parameter must be there with its shape; values are converted
+// to the parameter's dtype. Call it before a Trainer takes the model.
+void load_parameters(const std::vector<NamedParameter>&, const SafetensorsFile&);
+template <class M> void load_parameters(M& model, const SafetensorsFile& file) { load_parameters(parameters_of(model), file); }
+
+}  // namespace ttr
