@@ -288,6 +288,7 @@ TEST_SUITE("stems") {
              {delta, "geometric[per=channel] / linear / descend[at=decayed]", "option per=channel of geometric is not honoured"},
              {delta, "geometric[write=gate] / linear / descend[at=decayed]", "option write=gate of geometric is not honoured"},
              {delta, "geometric / linear / proximal", "weights are geometric, needs even under proximal"},
+             {delta, "longhorn_diagonal", "option diagonal=true of proximal is not honoured"},
              {delta, "weight_decay / linear / descend[at=decayed]", "weight_decay erases before the decay, needs at=previous"},
              {attention, "kernel / constant / exact / reading[writes=2]", "option writes=2 of reading is not honoured"},
              {attention, "kernel / constant / exact / reading[visible=everything]", "option visible=everything of reading is not honoured"},
