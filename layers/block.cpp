@@ -10,8 +10,10 @@ Block::Block(const BlockOptions& o, Init& init) : mixer_norm(o.mixer.dim, init),
   const int64_t hidden = o.hidden > 0 ? o.hidden : gated ? (dim * 8 / 3 + 31) / 32 * 32 : 4 * dim;
   const FeedForwardOptions feed{.dim = dim, .hidden = hidden, .output_deviation = o.mixer.output_deviation};
   mlp_norm = RMSNorm(dim, init);
-  if (gated) swiglu = SwiGLU(feed, init);
-  else gelu = GeluMlp(feed, init);
+  if (gated)
+    swiglu = SwiGLU(feed, init);
+  else
+    gelu = GeluMlp(feed, init);
 }
 
 int64_t Block::hidden() const { return swiglu ? swiglu->down.weight->size(1) : gelu ? gelu->down.weight->size(1) : 0; }

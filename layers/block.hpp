@@ -9,7 +9,7 @@ namespace ttr {
 
 // How one pass is made.
 struct Pass {
-  Tensor segments = {};                              // i32 [B, T], packed documents: a number that differs from the one before starts afresh
+  Tensor segments = {};                              // i32 [B, T], packed documents: a number unlike the one before starts afresh
   std::optional<uint64_t> dropout_seed = {};         // a new one a step while training; unset: nothing is dropped
 };
 

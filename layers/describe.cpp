@@ -36,7 +36,9 @@ double slots_of_token(const MemoryLayer& layer) {   // what a head has once is n
   return bytes_of_all(layer.slots(input_of(layer, 2))) - bytes_of_all(layer.slots(input_of(layer, 1)));
 }
 
-struct Kept { double activations = 0, workspace = 0; };   // of one sequence
+struct Kept {
+  double activations = 0, workspace = 0;
+};   // of one sequence
 
 Kept kept_by_fold(const MemoryLayer& layer, int64_t tokens) {
   const Device device = layer.project.weight->device();
@@ -103,8 +105,10 @@ template <class M> int64_t count_of(const M& module) {
 std::vector<std::pair<size_t, size_t>> runs_of(const LanguageModel& model) {
   std::vector<std::pair<size_t, size_t>> runs;
   for (size_t i = 0; i < model.blocks.size(); ++i) {
-    if (!runs.empty() && model.blocks[runs.back().second].mixer.options.recipe == model.blocks[i].mixer.options.recipe) runs.back().second = i;
-    else runs.emplace_back(i, i);
+    if (!runs.empty() && model.blocks[runs.back().second].mixer.options.recipe == model.blocks[i].mixer.options.recipe)
+      runs.back().second = i;
+    else
+      runs.emplace_back(i, i);
   }
   return runs;
 }
@@ -132,7 +136,8 @@ Footprint footprint(const LanguageModel& model, const DescribeOptions& o) {
 
 std::string describe(const LanguageModel& model, const DescribeOptions& o) {
   const LanguageModelOptions& m = model.options;
-  std::string text = fmt::format("language model: {} blocks of width {}, {} tokens in the vocabulary, {} parameters\n", m.blocks, m.dim, m.vocab, thousands(model.parameter_count()));
+  std::string text = fmt::format("language model: {} blocks of width {}, {} tokens in the vocabulary, {} parameters\n", m.blocks, m.dim,
+                                 m.vocab, thousands(model.parameter_count()));
   const auto part = [&](const std::string& name, int64_t count, const std::string& what) {
     text += fmt::format("  {:<14} {:>13}{}\n", name, thousands(count), what.empty() ? "" : "  " + what);
   };
@@ -142,8 +147,10 @@ std::string describe(const LanguageModel& model, const DescribeOptions& o) {
     const Block& block = model.blocks[first];
     const MemoryOptions& mixer = block.mixer.options;
     const std::string each = first == last ? "" : " each";
-    std::string what = fmt::format("mixer {} ({} heads, K {}, V {})", thousands(count_of(block.mixer)), mixer.heads, mixer.key_dim, mixer.value_dim);
-    if (mixer.key_heads != mixer.heads || mixer.value_heads != mixer.heads) what += fmt::format(", {} key heads, {} value heads", mixer.key_heads, mixer.value_heads);
+    std::string what =
+        fmt::format("mixer {} ({} heads, K {}, V {})", thousands(count_of(block.mixer)), mixer.heads, mixer.key_dim, mixer.value_dim);
+    if (mixer.key_heads != mixer.heads || mixer.value_heads != mixer.heads)
+      what += fmt::format(", {} key heads, {} value heads", mixer.key_heads, mixer.value_heads);
     if (block.swiglu) what += fmt::format(", swiglu {} (hidden {})", thousands(count_of(*block.swiglu)), block.hidden());
     if (block.gelu) what += fmt::format(", gelu {} (hidden {})", thousands(count_of(*block.gelu)), block.hidden());
     part(first == last ? fmt::format("blocks.{}", first) : fmt::format("blocks.{}-{}", first, last), count_of(block), what + each);
@@ -152,11 +159,12 @@ std::string describe(const LanguageModel& model, const DescribeOptions& o) {
   if (model.head) part("head", count_of(*model.head), "");
 
   const Footprint f = footprint(model, o);
-  text += fmt::format("memory of a step, {} x {} tokens in {} on {}: about {}\n", o.batch, o.tokens, name_of(model.embed.weight->dtype()), name_of(model.embed.weight->device()),
-                      size_text(f.total()));
+  text += fmt::format("memory of a step, {} x {} tokens in {} on {}: about {}\n", o.batch, o.tokens, name_of(model.embed.weight->dtype()),
+                      name_of(model.embed.weight->device()), size_text(f.total()));
   text += fmt::format("  parameters {}", size_text(f.parameters));
   if (o.training)
-    text += fmt::format(", gradients {}, moments {}, activations {}, workspace {}", size_text(f.gradients), size_text(f.moments), size_text(f.activations), size_text(f.workspace));
+    text += fmt::format(", gradients {}, moments {}, activations {}, workspace {}", size_text(f.gradients), size_text(f.moments),
+                        size_text(f.activations), size_text(f.workspace));
   text += "\nplan\n";
   for (const auto& [first, last] : runs_of(model)) {
     const MemoryLayer& layer = model.blocks[first].mixer;

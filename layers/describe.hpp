@@ -9,8 +9,8 @@ struct DescribeOptions {
   bool training = true;
 };
 
-// Bytes of one step. Activations are predicted by recording a few tokens of one sequence through each kind of block and scaling: kernels keep
-// their inputs and answers; fold keeps a state every sqrt(T) tokens and, while it sweeps, the tape of one such piece.
+// Bytes of one step. Activations are predicted by recording a few tokens of one sequence through each kind of block and scaling: kernels
+// keep their inputs and answers; fold keeps a state every sqrt(T) tokens and, while it sweeps, the tape of one such piece.
 struct Footprint {
   double parameters = 0, gradients = 0, moments = 0;   // two moments a parameter, as AdamW keeps
   double activations = 0;                              // kept from the forward to the backward pass

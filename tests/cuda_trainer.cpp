@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <ttr/core/device_kernel.hpp>
+#include <ttr/layers/language_model.hpp>
 #include <ttr/optim/trainer.hpp>
 
 using namespace ttr;
@@ -38,8 +39,8 @@ Speller speller(Dtype dtype, Device device) {
     const Tensor there = to_device(host, device);
     return Parameter(dtype == Dtype::bf16 ? cast(there, dtype) : there, decays);
   };
-  return {start({kVocab, kWidth}, 1, 0.3, true), start({kWidth}, 2, 1, false), start({kWidth, kHidden}, 3, 0.2, true), start({kHidden, kWidth}, 4, 0.2, true),
-          start({kWidth}, 5, 0.1, false)};
+  return {start({kVocab, kWidth}, 1, 0.3, true), start({kWidth}, 2, 1, false), start({kWidth, kHidden}, 3, 0.2, true),
+          start({kHidden, kWidth}, 4, 0.2, true), start({kWidth}, 5, 0.1, false)};
 }
 
 struct Batch {
@@ -120,6 +121,58 @@ TEST_CASE("20 captured steps are the uncaptured ones bit for bit") {
     CHECK(plain.losses.front() > plain.losses.back());
   }
   set_fresh_memory_nan(false);
+}
+
+TEST_CASE("nano, 4 layers of 4 heads, width 128, context 64, batch 12: 20 replayed steps are the uncaptured ones bit for bit") {
+  if (no_gpu()) return;
+  const auto text = [](int step) {
+    std::vector<int32_t> ids(12 * 65);
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = int32_t((i * i * 31 + i * 7 + size_t(step) * 13) % 65);
+    const Tensor all = from_vector(ids, {12, 65});
+    return Batch{slice(all, 1, 0, 64), slice(all, 1, 1, 65)};
+  };
+  const auto loss = [](const LanguageModel& m, const Batch& b) { return cross_entropy(m(b.input), b.target); };
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16})
+    for (const int64_t positions : {0, 64}) {
+      CAPTURE(name_of(dtype));
+      CAPTURE(positions);
+      std::vector<double> losses[2], norms[2], values[2];
+      for (const bool captured : {false, true}) {
+        LanguageModel model({.vocab = 65, .dim = 128, .blocks = 4, .heads = 4, .positions = positions}, 1, cuda_device, dtype);
+        Trainer trainer(model, AdamW{.beta2 = 0.99, .decay = 0.1}, loss);
+        if (captured) trainer.capture(text(0));
+        std::vector<StepReport> reports;
+        for (int s = 0; s < 20; ++s) {
+          const StepOptions o{.rate = 1e-3 * (s + 1) / 20, .clip = 1};
+          reports.push_back(captured ? trainer.replay(text(s), o) : trainer.step(text(s), o));
+        }
+        for (const StepReport& r : reports) losses[captured].push_back(r.loss()), norms[captured].push_back(r.grad_norm());
+        each_parameter(model, [&](const std::string&, Parameter& p) {
+          for (const double v : p->to_vector<double>()) values[captured].push_back(v);
+        });
+      }
+      CHECK(losses[0] == losses[1]);
+      CHECK(norms[0] == norms[1]);
+      CHECK(values[0] == values[1]);
+      CHECK(losses[0].back() < losses[0].front());
+    }
+}
+
+TEST_CASE("a loss that uploads cannot be captured: the replay would read memory that is gone") {
+  if (no_gpu()) return;
+  Speller model = speller(Dtype::f32, cuda_device);
+  Trainer trainer(model, Sgd{}, [](const Speller& m, const Batch& b) {
+    return mean_loss(m, b) * to_device(full({}, 2.0), cuda_device);
+  });
+  std::string text;
+  try {
+    trainer.capture(batch(0));
+  } catch (const Error& e) {
+    text = e.what();
+  }
+  CHECK(text.find("an upload inside a captured step") != std::string::npos);
+  CHECK_FALSE(trainer.captured());
+  CHECK(trainer.step(batch(0), {.rate = 0.1}).finite());
 }
 
 TEST_CASE("the step on the GPU is the step on the CPU") {
