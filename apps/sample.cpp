@@ -53,6 +53,22 @@ std::string continuation(const LanguageModel& model, const SampleOptions& o, int
   return text.substr(o.prompt.size());
 }
 
+std::string for_people(std::string bytes) {
+  for (size_t i = 0; i < bytes.size();) {
+    const auto at = [&](size_t j) { return j < bytes.size() ? static_cast<unsigned char>(bytes[j]) : 0u; };
+    const unsigned first = at(i);
+    size_t length = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+    for (size_t j = 1; j < length; ++j)
+      if ((at(i + j) & 0xc0) != 0x80) length = 0;
+    const unsigned second = at(i + 1);   // no overlong forms, no surrogates, nothing beyond U+10FFFF
+    if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second >= 0xa0) || (first == 0xf0 && second < 0x90) || (first == 0xf4 && second >= 0x90)) length = 0;
+    const bool control = length == 1 && (first == 0x7f || (first < 0x20 && first != '\n' && first != '\t'));
+    if (length == 0 || control) bytes[i] = '?';
+    i += length ? length : 1;
+  }
+  return bytes;
+}
+
 int sample_model(const SampleOptions& o) {
   namespace fs = std::filesystem;
   const Options place = place_named(o.device, o.dtype);
@@ -68,7 +84,7 @@ int sample_model(const SampleOptions& o) {
   LanguageModel model = model_of(config, place);
   load_parameters(model, file);
   catch_interrupts();
-  fmt::print("{}{}\n", o.prompt, continuation(model, o, config.context));
+  fmt::print("{}{}\n", o.prompt, for_people(continuation(model, o, config.context)));
   return interrupted() ? kInterrupted : 0;
 }
 

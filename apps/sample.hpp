@@ -17,4 +17,6 @@ int sample_model(const SampleOptions&);
 // half of a context, so that no position is met that training never saw.
 std::string continuation(const LanguageModel&, const SampleOptions&, int64_t context);
 
+std::string for_people(std::string bytes);   // what is no UTF-8, and control characters, become question marks, one a byte
+
 }  // namespace ttr

@@ -90,8 +90,6 @@ Plot curve_of(const std::string& metrics, const std::string& title, const std::v
   return plot;
 }
 
-bool printable(unsigned char c) { return c == '\n' || c == '\t' || c >= 0x20; }
-
 }  // namespace
 
 int train_model(RunConfig c) {
@@ -175,9 +173,7 @@ int train_model(RunConfig c) {
   fmt::print("  {:<24} {:.4f}  (training {:.4f}, best {:.4f})\n", c.recipe.size() > 24 ? "this model" : c.recipe, *last_val, last_loss, best);
   SampleOptions sampling;
   sampling.seed = c.seed;
-  std::string sample = continuation(model, sampling, c.context);
-  for (char& ch : sample)
-    if (!printable(static_cast<unsigned char>(ch))) ch = '?';
+  const std::string sample = for_people(continuation(model, sampling, c.context));
   fmt::print("\nsample, temperature {}\n{}\n\nwritten to {}\n", sampling.temperature, sample, c.out);
   return 0;
 }

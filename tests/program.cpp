@@ -1,5 +1,7 @@
 // The program `ttr`, driven from outside as a user would: its JSON, its files, its sentences and its exit codes.
+#include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -283,5 +285,102 @@ TEST_SUITE("program") {
     }
     CHECK(ttr_run(folder, "--help").code == 0);
     CHECK(ttr_run(folder, "apply --help").out.find("--ridge-policy") != std::string::npos);
+  }
+
+  TEST_CASE("train writes what it promises, sample continues from it") {
+    const Folder folder;
+    std::ofstream(folder / "text") << [] {
+      std::string text;
+      for (int i = 0; i < 300; ++i) text += "the cat sat on the mat; ";
+      return text;
+    }();
+    const std::string sizes = " --steps 20 --batch 2 --context 16 --dim 16 --blocks 1 --heads 2 --log-every 5 --eval-every 10 --lr 0.01 --seed 3 --data " + folder / "text";
+    const Ran ran = ttr_run(folder, "train --recipe gated_delta_net --out " + folder / "run" + sizes);
+    CAPTURE(ran.err);
+    REQUIRE(ran.code == 0);
+    for (const char* words : {"7200 bytes", "parameters", "memory of a step", "delta/cpu-chunk", "byte n-gram, order 5", "sample, temperature 0.8"}) {
+      CAPTURE(words);
+      CHECK(ran.out.find(words) != std::string::npos);
+    }
+    for (const char* name : {"config.toml", "curve.svg", "last.safetensors", "best.safetensors"}) CHECK(fs::file_size(fs::path(folder / "run") / name) > 0);
+
+    std::ifstream lines((fs::path(folder / "run") / "metrics.jsonl").string());
+    std::vector<Json> metrics;
+    for (std::string line; std::getline(lines, line);) metrics.push_back(Json::parse(line));
+    REQUIRE(metrics.size() == 5);   // steps 1, 5, 10, 15, 20
+    for (const Json& m : metrics) {
+      CHECK(m.size() == 6);
+      for (const char* key : {"step", "loss", "lr", "grad_norm", "tokens_per_s"}) CHECK(m.at(key).is_number());
+    }
+    CHECK(metrics[1].at("val_loss").is_null());
+    CHECK(metrics[2].at("val_loss").is_number());
+    CHECK(metrics[4].at("step") == 20);
+    CHECK(metrics[4].at("val_loss").get<double>() < metrics[0].at("loss").get<double>() - 1);   // it learns
+
+    const std::string sample = "sample --from " + folder / "run" + " --prompt 'the cat' --tokens 40 --temperature 0.5 --seed 2";
+    const Ran first = ttr_run(folder, sample), second = ttr_run(folder, sample);
+    CAPTURE(first.err);
+    CHECK(first.code == 0);
+    CHECK(first.out.size() == 7 + 40 + 1);
+    CHECK(first.out.substr(0, 7) == "the cat");
+    CHECK(first.out == second.out);
+    CHECK(ttr_run(folder, sample + "3").out != first.out);
+
+    const Ran again = ttr_run(folder, "train --recipe gated_delta_net --out " + folder / "run" + sizes);
+    CHECK(again.code == 1);
+    check_sentence(again);
+    CHECK(again.err.find("is not empty") != std::string::npos);
+    const Ran twin = ttr_run(folder, "train --recipe gated_delta_net --out " + folder / "twin" + sizes);   // the same seed is the same run
+    CHECK(twin.code == 0);
+    const auto bytes = [&](const char* run) {
+      std::stringstream text;
+      text << std::ifstream((fs::path(folder / run) / "curve.svg").string()).rdbuf();
+      return text.str();
+    };
+    CHECK(bytes("run") == bytes("twin"));
+  }
+
+  TEST_CASE("a triple that no kernel knows trains by naming it, and attention samples past its context") {
+    const Folder folder;
+    std::ofstream(folder / "text") << std::string(500, 'a') + std::string(500, 'b');
+    const std::string sizes = " --steps 3 --batch 1 --context 8 --dim 8 --blocks 1 --heads 2 --data " + folder / "text";
+    const Ran mlp = ttr_run(folder, "train --recipe 'geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=4]' --out " + folder / "mlp" + sizes);
+    CAPTURE(mlp.err);
+    CHECK(mlp.code == 0);
+    CHECK(mlp.out.find(": fold") != std::string::npos);
+    CHECK(ttr_run(folder, "train --recipe softmax_attention --out " + folder / "attention" + sizes).code == 0);
+    for (const char* run : {"mlp", "attention"}) {
+      const Ran sample = ttr_run(folder, "sample --from " + folder / run + " --prompt ab --tokens 30 --temperature 0");
+      CAPTURE(sample.err);
+      CHECK(sample.code == 0);
+      CHECK(sample.out.size() == 2 + 30 + 1);
+    }
+  }
+
+  TEST_CASE("an interrupted run saves what it has and exits with 130") {
+    const Folder folder;
+    std::ofstream(folder / "text") << std::string(5000, 'a') + std::string(5000, 'b');
+    const std::string text = folder / "text", run = folder / "run", log = folder / "log";
+    std::fflush(nullptr);   // the child must not write what is still held here
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      if (!freopen(log.c_str(), "w", stdout) || !freopen(log.c_str(), "w", stderr)) _exit(99);
+      execl(TTR_PROGRAM, "ttr", "train", "--recipe", "delta_net", "--steps", "1000000", "--batch", "1", "--context", "16", "--dim", "8", "--blocks", "1", "--heads", "1", "--data",
+            text.c_str(), "--out", run.c_str(), nullptr);
+      _exit(98);
+    }
+    const auto lines = [&] {
+      std::ifstream file(run + "/metrics.jsonl");
+      return std::count(std::istreambuf_iterator<char>(file), {}, '\n');
+    };
+    for (int tries = 0; tries < 600 && lines() < 3; ++tries) usleep(100'000);
+    CHECK(lines() >= 3);
+    kill(child, SIGINT);
+    int status = 0;
+    waitpid(child, &status, 0);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 130);
+    CHECK(fs::file_size(fs::path(folder / "run") / "last.safetensors") > 0);
   }
 }
