@@ -4,6 +4,7 @@
 #include <new>
 #include <CLI/CLI.hpp>
 #include <ttr/apps/apply.hpp>
+#include <ttr/apps/bench.hpp>
 #include <ttr/apps/plan.hpp>
 #include <ttr/apps/recipes.hpp>
 #include <ttr/apps/sample.hpp>
@@ -128,6 +129,12 @@ int run(int argc, char** argv) {
   devices(samples->add_option("--device", sample.device, "cpu or cuda"));
   dtypes(samples->add_option("--dtype", sample.dtype, "f32, f64 or bf16 (on cuda)"));
 
+  BenchOptions bench;
+  CLI::App* benches = app.add_subcommand("bench", "Time, floor and ratio of what ttr computes, parity first");
+  benches->add_option("--what", bench.what, "all, op, matmul, delta, softmax_attention, fold or train")
+      ->check(CLI::IsMember({"all", "op", "matmul", "delta", "softmax_attention", "fold", "train"}));
+  devices(benches->add_option("--device", bench.device, "cpu or cuda"));
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -143,6 +150,7 @@ int run(int argc, char** argv) {
   if (*list) return list_recipes(recipes);
   if (*plans) return print_plan(plan);
   if (*trains) return train_model(train);
+  if (*benches) return run_bench(bench);
   if (*samples) return sample_model(sample);
   return apply_recipe(apply);
 }
