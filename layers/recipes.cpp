@@ -106,11 +106,11 @@ const Recipe ttt_linear{EvenWeights{}, NormedLinear{}, Descend<Sgd>{.at = chunk,
 const Recipe ttt_mlp{EvenWeights{}, NormedMlp{}, Descend<Sgd>{.at = chunk, .chunk = 16, .row_scale = true}};
 const Recipe titans{GeometricWeights{}, Mlp{}, Descend<Momentum>{.at = chunk, .chunk = 64}};
 const Recipe titans_strict{GeometricWeights{}, Mlp{}, Descend<Momentum>{.at = chunk, .chunk = 64}, {.read = Read::chunk}};
-const Recipe titans_lucidrains{GeometricWeights{}, Mlp{.loss_of = Loss::mean},
+const Recipe titans_lucidrains{GeometricWeights{}, Mlp{.loss_of = PairLoss::mean},
                                Descend<Momentum>{.at = initial, .chunk = 64, .rate = Rate::slot, .apply = Apply::chunk}};   // as the community runs one call
-const Recipe lact{EvenWeights{}, SwiGlu{.loss_of = Loss::dot, .paces = true},
+const Recipe lact{EvenWeights{}, SwiGlu{.loss_of = PairLoss::dot, .paces = true},
                   Descend<Momentum>{.at = previous, .chunk = 2048, .rate = Rate::unit, .apply = Apply::chunk, .keep_norm = true}, {.read = Read::strict}};
-const Recipe lact_muon{EvenWeights{}, SwiGlu{.loss_of = Loss::dot, .paces = true},
+const Recipe lact_muon{EvenWeights{}, SwiGlu{.loss_of = PairLoss::dot, .paces = true},
                        Descend<Muon>{.at = previous, .chunk = 2048, .rate = Rate::unit, .apply = Apply::chunk, .keep_norm = true,
                                      .rule = {Muon{.schedule = Schedule::lact}}}, {.read = Read::strict}};
 const Recipe omega_net{WindowWeights{}, LinearMap{}, Descend<Momentum>{.at = previous, .over = Over::visible}};
