@@ -1,0 +1,235 @@
+#include <cmath>
+#include <functional>
+#include <optional>
+#include <ttr/apps/bench.hpp>
+#include <ttr/apps/bench_timer.hpp>
+#include <ttr/apps/grammar.hpp>
+#include <ttr/apps/place.hpp>
+#include <ttr/core/blas.hpp>
+#include <ttr/core/ops.hpp>
+#include <ttr/core/parallel.hpp>
+#include <ttr/layers/fold.hpp>
+#include <ttr/layers/language_model.hpp>
+#include <ttr/layers/plan.hpp>
+#include <ttr/layers/recipes.hpp>
+#include <ttr/optim/trainer.hpp>
+
+extern "C" {   // OpenBLAS itself: what our product is measured against
+void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc);
+[[gnu::weak]] void openblas_set_num_threads(int);
+}
+
+namespace ttr {
+namespace {
+
+// Measured on one H200: a copy of a large array, and cuBLAS products of 8192 x 8192.
+constexpr double kCudaBytes = 4.26e12, kCudaFlopsF32 = 60e12, kCudaFlopsBf16 = 790e12;
+
+constexpr int64_t kMatmul = 512;
+
+// -- rows ----------------------------------------------------------------------------------------------------------------------------------
+std::string time_text(double seconds) {
+  return seconds < 1e-6 ? fmt::format("{:.0f} ns", seconds * 1e9) : seconds < 1e-3 ? fmt::format("{:.2f} us", seconds * 1e6)
+         : seconds < 1  ? fmt::format("{:.2f} ms", seconds * 1e3)
+                        : fmt::format("{:.2f} s", seconds);
+}
+
+struct Table {
+  bool failed = false;
+  Table() { fmt::print("{:<58} {:>10} {:>10} {:>10} {:>7}  {}\n", "", "min", "median", "floor", "ratio", ""); }
+  void row(const std::string& name, const Timing& t, std::optional<double> floor, const std::string& note) {
+    fmt::print("{:<58} {:>10} {:>10} {:>10} {:>7}  {}\n", name, time_text(t.least), time_text(t.median), floor ? time_text(*floor) : "-",
+               floor ? fmt::format("{:.1f}%", 100 * *floor / t.least) : "-", note);
+    std::fflush(stdout);
+  }
+  void refused(const std::string& name, const std::string& why) {
+    failed = true;
+    fmt::print("{:<58} no time: {}\n", name, why);
+    std::fflush(stdout);
+  }
+};
+
+double relative(const Tensor& got, const Tensor& want) {   // |got - want|_F / |want|_F; NaN where got is
+  const auto x = got.to_vector<double>(), y = want.to_vector<double>();
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < x.size(); ++i) error += (x[i] - y[i]) * (x[i] - y[i]), norm += y[i] * y[i];
+  return std::sqrt(error) / std::max(std::sqrt(norm), 1e-30);
+}
+
+// -- a memory's inputs, drawn inside their ranges --------------------------------------------------------------------------------------------
+Slots drawn_slots(const Recipe& recipe, const Problem& p) {   // f64 on the CPU
+  Slots slots;
+  uint64_t stream = 0;
+  for (const Slot& s : recipe.slots()) {
+    if (!s.required) continue;
+    Shape shape;
+    if (s.per != Per::head && s.per != Per::frozen) shape = {p.batch, s.per == Per::write ? p.tokens * recipe.reading().writes : p.tokens};
+    shape.push_back(p.heads);
+    for (const Extent& e : s.shape) shape.push_back(e.at(p.key_dim, p.value_dim));
+    Tensor x = normal(shape, 11, stream++, 0, 1, {Dtype::f64, cpu_device});
+    if (s.name == "k") x = l2_norm(x);   // longer keys make an online learner diverge
+    if (s.range == log_of_unit) x = logsigmoid(x + 2.0);
+    else if (s.range == unit_interval) x = sigmoid(x);
+    else if (s.range == positive) x = softplus(x);
+    slots[s.name] = x;
+  }
+  return slots;
+}
+
+struct Swept { Tensor y; Tensors d; };     // an answer and the gradients of all its inputs
+using Memory = std::function<Answer(const Arguments&)>;
+
+struct Work {   // forward plus backward of one memory
+  Slots slots;
+  Tensor dy;
+  Work(const Recipe& recipe, const Problem& p) {
+    for (const auto& [name, x] : drawn_slots(recipe, p)) {
+      const bool narrow = name == "q" || name == "k" || name == "v";
+      slots[name] = variable(to_device(cast(x, narrow ? p.dtype : wide(p.dtype)), p.device));
+    }
+    dy = to_device(cast(normal({p.batch, p.tokens, p.heads, p.value_dim}, 12, 0, 0, 1, {Dtype::f64, cpu_device}), p.dtype), p.device);
+  }
+  Swept operator()(const Memory& memory) const {
+    Tensors xs;
+    for (const auto& [name, x] : slots) xs.push_back(x);
+    const Answer answer = memory({.slots = slots});
+    return {answer.y, grad({answer.y}, {dy}, xs, {.consume = true})};
+  }
+};
+
+// "" when the route agrees with fold in f64 on the CPU, on the answer and on every gradient.
+std::string disagreement(const Route& route, const Recipe& recipe, Problem p) {
+  p.batch = 2, p.tokens = 65;
+  const double tolerance = p.dtype == Dtype::bf16 ? 4.0 / 256 : 1e-4;
+  Problem exact = p;
+  exact.dtype = Dtype::f64, exact.device = cpu_device;
+  const Work work(recipe, p);
+  Work reference(recipe, exact);
+  for (auto& [name, x] : reference.slots) x = variable(cast(to_device(work.slots.at(name), cpu_device), Dtype::f64));   // the rounded inputs
+  reference.dy = cast(to_device(work.dy, cpu_device), Dtype::f64);
+  const Swept got = work([&](const Arguments& a) { return route.run(recipe, a, p); }), want = reference([&](const Arguments& a) { return fold(recipe, a); });
+  if (const double e = relative(got.y, want.y); !(e <= tolerance)) return fmt::format("parity with fold failed, y is off by {:.2g}, needs {:.2g}", e, tolerance);
+  size_t i = 0;
+  for (const auto& [name, x] : work.slots) {
+    if (const double e = relative(got.d[i], want.d[i]); !(e <= tolerance)) return fmt::format("parity with fold failed, d{} is off by {:.2g}, needs {:.2g}", name, e, tolerance);
+    ++i;
+  }
+  return {};
+}
+
+// -- what is timed -----------------------------------------------------------------------------------------------------------------------------
+void bench_op(Table& table) {
+  constexpr int kTimes = 1000;
+  const Tensor a = variable(full({1}, 1.5)), b = variable(full({1}, 2.0)), dy = ones({1});
+  const Tensor y = a + b;
+  const Tensors d = grad({y}, {dy}, {a, b});
+  const std::string name = "one-element f32 add, recorded and swept";
+  if (y.item() != 3.5 || d[0].item() != 1 || d[1].item() != 1) return table.refused(name, "its value or derivative is wrong");
+  Timing t = timing_of(cpu_device, [&] {
+    for (int i = 0; i < kTimes; ++i) grad({a + b}, {dy}, {a, b});
+  });
+  table.row(name, {t.least / kTimes, t.median / kTimes}, 1e-6, "the floor is the limit of 1 us");
+}
+
+struct Product { Timing ours; double rate = 0; };   // flop/s of the fastest
+
+Product bench_matmul(Table& table, bool print) {
+  constexpr int64_t n = kMatmul;
+  constexpr double flops = 2.0 * n * n * n;
+  const Tensor a = normal({n, n}, 1, 1), b = normal({n, n}, 1, 2);
+  Tensor c = matmul(a, b), direct = empty({n, n});
+  const auto openblas = [&] { cblas_sgemm(101, 111, 111, n, n, n, 1, a.data<float>(), n, b.data<float>(), n, 0, static_cast<float*>(direct.address()), n); };
+  if (openblas_set_num_threads != nullptr) openblas_set_num_threads(thread_count());
+  openblas();
+  const double error = relative(c, direct);
+  const Timing theirs = timing_of(cpu_device, openblas);
+  if (openblas_set_num_threads != nullptr) openblas_set_num_threads(1);
+  const Timing ours = timing_of(cpu_device, [&] { c = matmul(a, b); });
+  if (print) {
+    const std::string name = fmt::format("matmul {0} x {0} x {0} f32", n);
+    if (!(error < 1e-5)) table.refused(name, fmt::format("it differs from OpenBLAS by {:.2g}", error));
+    else table.row(name, ours, theirs.least, fmt::format("{:.0f} GFLOP/s; the floor is OpenBLAS ({}), {} threads", flops / ours.least * 1e-9, blas_core(), thread_count()));
+  }
+  return {ours, flops / ours.least};
+}
+
+Problem problem_of(Device device, Dtype dtype) {
+  return {.batch = 4, .tokens = 1024, .heads = 4, .key_heads = 4, .value_heads = 4, .key_dim = 64, .value_dim = 64, .dtype = dtype, .device = device, .training = true};
+}
+
+void bench_fold(Table& table, const Recipe& recipe, const std::string& name) {   // on the CPU: the definition's price
+  Problem p = problem_of(cpu_device, Dtype::f32);
+  p.tokens = 32;
+  const Work work(recipe, p);
+  const Timing t = timing_of(cpu_device, [&] { work([&](const Arguments& a) { return fold(recipe, a); }); }, 0.5, 3);
+  table.row(fmt::format("fold {} B{} T{} H{} K{} V{} f32", name, p.batch, p.tokens, p.heads, p.key_dim, p.value_dim), t, {},
+            fmt::format("{:.0f} us/token", t.least * 1e6 / double(p.batch * p.tokens)));
+}
+
+void bench_routes(Table& table, const std::string& stem, Device device, double cpu_rate) {
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16})
+    for (const Route& route : routes()) {
+      if (route.stem != stem) continue;
+      for (const Published& published : published_recipes()) {
+        const Recipe& recipe = published.recipe;
+        const Problem p = problem_of(device, dtype);
+        if (!route.accepts(recipe, p).empty()) continue;
+        const std::string name = fmt::format("{} {} {}", route.name, published.name, name_of(dtype));
+        if (const std::string why = disagreement(route, recipe, p); !why.empty()) {
+          table.refused(name, why);
+          continue;
+        }
+        const Work work(recipe, p);
+        const Timing t = timing_of(device, [&] { work([&](const Arguments& a) { return route.run(recipe, a, p); }); });
+        const double flops = route.flops(recipe, p), tokens = double(p.batch * p.tokens);
+        const double floor = device.is_cuda() ? std::max(flops / (dtype == Dtype::bf16 ? kCudaFlopsBf16 : kCudaFlopsF32), route.bytes(recipe, p) / kCudaBytes) : flops / cpu_rate;
+        table.row(name, t, floor, fmt::format("{:.1f} GFLOP/s, {:.2f} us/token", flops / t.least * 1e-9, t.least * 1e6 / tokens));
+      }
+    }
+}
+
+struct TextBatch {
+  Tensor input, target;   // i32 [B, T]
+  void each(auto&& f) { f("input", input), f("target", target); }
+};
+
+void bench_train(Table& table, Device device) {   // nanoGPT's CPU configuration, one step, optimizer included
+  constexpr int64_t kBatch = 12, kContext = 64;
+  LanguageModel model({.vocab = 256, .dim = 128, .blocks = 4, .heads = 4, .mixer = recipes::softmax_attention}, 1, device);
+  Trainer trainer(model, AdamW{}, [](const LanguageModel& m, const TextBatch& b) { return cross_entropy(m(b.input), b.target); });
+  const std::string text = make_grammar(1).sample(1, size_t(kBatch * kContext + 1));
+  std::vector<int32_t> input, target;
+  for (size_t i = 0; i + 1 < text.size(); ++i) input.push_back(int32_t(static_cast<unsigned char>(text[i]))), target.push_back(int32_t(static_cast<unsigned char>(text[i + 1])));
+  const TextBatch batch{to_device(from_vector(input, {kBatch, kContext}), device), to_device(from_vector(target, {kBatch, kContext}), device)};
+  const std::string name = fmt::format("train 4 blocks, dim 128, B{} T{} f32", kBatch, kContext);
+  const double before = trainer.step(batch).loss();
+  const Timing t = timing_of(device, [&] { trainer.step(batch); }, 2.0, 10);
+  const double after = trainer.step(batch).loss();
+  if (!(after < before)) return table.refused(name, fmt::format("the loss of one batch went from {:.4f} to {:.4f}, it does not learn", before, after));
+  table.row(name, t, 120.0 / 2000, fmt::format("{:.0f} tokens/s, 2000 steps in {:.0f} s; the floor is the limit of 120 s", double(kBatch * kContext) / t.median, t.median * 2000));
+}
+
+}  // namespace
+
+int run_bench(const BenchOptions& o) {
+  const Device device = place_named(o.device, "f32").device;
+  const auto wants = [&](const char* what) { return o.what == "all" || o.what == what; };
+  Table table;
+  if (wants("op")) bench_op(table);
+  const bool stems = wants("delta") || wants("softmax_attention");
+  double rate = 0;
+  if (wants("matmul") || (stems && !device.is_cuda())) rate = bench_matmul(table, wants("matmul")).rate;
+  for (const char* stem : {"delta", "softmax_attention"})
+    if (wants(stem)) bench_routes(table, stem, device, rate);
+  if (wants("fold") || wants("delta")) bench_fold(table, recipes::gated_delta_net, "gated_delta_net");
+  if (wants("fold") || wants("softmax_attention")) bench_fold(table, recipes::softmax_attention, "softmax_attention");
+  if (wants("fold")) bench_fold(table, recipes::titans, "titans");
+  if (wants("train")) bench_train(table, device);
+  if (stems)
+    fmt::print("\nforward plus backward; floors: {}\n", device.is_cuda() ? fmt::format("{:.2f} TB/s, {:.0f} TFLOP/s f32, {:.0f} TFLOP/s bf16 (measured on H200)", kCudaBytes * 1e-12,
+                                                                                        kCudaFlopsF32 * 1e-12, kCudaFlopsBf16 * 1e-12)
+                                                                         : fmt::format("the route's own flops at {:.0f} GFLOP/s, our matmul at {}", rate * 1e-9, kMatmul));
+  return table.failed ? 1 : 0;
+}
+
+}  // namespace ttr
