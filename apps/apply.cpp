@@ -29,9 +29,11 @@ Recipe asked_recipe(const ApplyOptions& o) {
   Recipe recipe = parse_recipe(o.recipe);
   const auto& table = published_recipes();
   const bool by_name = std::any_of(table.begin(), table.end(), [&](const Published& p) { return p.name == o.recipe; });
+  const bool attends = recipe.weights().ask<KernelWeights>() || recipe.weights().ask<PathWeights>();
+  const bool around_query = recipe.function().ask<Polynomial>() != nullptr;   // it reads k - q, so that the scale belongs to the kernel
   Reading reading = recipe.reading();
-  if (by_name && !recipe.weights().ask<KernelWeights>()) reading.scale = {};
-  if (o.scale) {
+  if (by_name && !attends) reading.scale = {};
+  if (o.scale && !around_query) {
     reading.scale = Scale{};
     if (*o.scale == "rsqrt") reading.scale = Scale::rsqrt_key();
     else detail::read_option(kWhere, "--scale", *o.scale, reading.scale.value);
@@ -40,8 +42,7 @@ Recipe asked_recipe(const ApplyOptions& o) {
   if (o.key_norm) detail::read_option(kWhere, "--key-norm", *o.key_norm, reading.key_norm);
   if (o.key_eps) detail::read_option(kWhere, "--key-eps", *o.key_eps, reading.key_eps);
 
-  const std::string weights = recipe.weights().text();
-  std::string function = recipe.function().text(), optimizer = recipe.optimizer().text();
+  std::string weights = recipe.weights().text(), function = recipe.function().text(), optimizer = recipe.optimizer().text();
   const auto triple = [&] { return parse_recipe(weights + " / " + function + " / " + optimizer + " / " + text_of(reading)); };
   const auto set = [&](const char* flag, std::string& ingredient, const char* option, const std::string& value) {
     const std::string before = ingredient;
@@ -52,6 +53,7 @@ Recipe asked_recipe(const ApplyOptions& o) {
       throw refuse(kWhere, "{} is {}, needs {} to take it: {}", flag, value, before, e.what());
     }
   };
+  if (o.scale && around_query) set("--scale", weights, "scale", *o.scale);
   if (o.normaliser) set("--normaliser", function, "normaliser", *o.normaliser);
   if (o.ridge_policy) set("--ridge-policy", optimizer, "ridge", *o.ridge_policy);
   if (o.eps) {   // of the answer's division where there is one, else of the key norm

@@ -92,7 +92,7 @@ int run(int argc, char** argv) {
   applies->add_option("--eps", apply.eps, "Of the normaliser, else of the key norm");
   applies->add_option("--key-norm", apply.key_norm, "Of q and k: none, l2, rms or sum");
   applies->add_option("--key-eps", apply.key_eps, "Of the key norm");
-  applies->add_option("--ridge-policy", apply.ridge_policy, "Of a least-squares solve: none, constant, decaying or relative");
+  applies->add_option("--ridge-policy", apply.ridge_policy, "Of a least-squares solve: none, constant, decaying, relative or refreshed");
 
   RunConfig train;
   CLI::App* trains = app.add_subcommand("train", "A language model over bytes, on your text, with any recipe");
