@@ -1,3 +1,4 @@
+// Residual smoothing, token by token: what the earlier tokens already say about a value is taken off before it is stored.
 #include <ttr/layers/boost.hpp>
 
 namespace ttr {

@@ -1,3 +1,4 @@
+// The published feature maps, one function each; the sums of outer powers are walked, never formed.
 #include <cmath>
 #include <numbers>
 #include <ttr/core/ops.hpp>

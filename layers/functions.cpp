@@ -1,3 +1,4 @@
+// Function classes: losses, reads and designs of constants, linear maps, perceptrons and local polynomials.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/functions.hpp>

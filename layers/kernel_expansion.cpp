@@ -1,3 +1,4 @@
+// Kernel expansions: Gram matrices over the visible pairs or over landmarks.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/functions.hpp>

@@ -1,3 +1,4 @@
+// Choosing a route: the first that accepts, or the one that is forced; and the choice as text.
 #include <cstdlib>
 #include <ttr/core/dispatch.hpp>
 #include <ttr/layers/match.hpp>

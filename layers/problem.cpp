@@ -1,3 +1,4 @@
+// What a call must satisfy, checked by name; and the pieces that fold and the routes share.
 #include <algorithm>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/problem.hpp>

@@ -1,3 +1,4 @@
+// Recipe: its slots, its text, why a mixture makes no sense; and the gradients an optimizer asks for.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/recipe.hpp>

@@ -1,3 +1,4 @@
+// The words that ttr knows, and the grammar around them.
 #include <ttr/layers/fenwick_weights.hpp>
 #include <ttr/layers/layer_norm_memory.hpp>
 #include <ttr/layers/muon_schedule.hpp>

@@ -1,3 +1,4 @@
+// Regression weights: forgetting as a step, and as numbers.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/weights.hpp>
 
