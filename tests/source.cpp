@@ -48,7 +48,9 @@ const std::map<std::string, Lines>& sources() {   // path from the root -> lines
     for (const auto& [room, allowed] : kMayInclude)
       for (const auto& entry : fs::recursive_directory_iterator(root / room)) {
         const std::string extension = entry.path().extension().string();
-        if (!entry.is_regular_file() || (extension != ".cpp" && extension != ".hpp" && extension != ".cu" && extension != ".cuh" && extension != ".h")) continue;
+        if (!entry.is_regular_file() ||
+            (extension != ".cpp" && extension != ".hpp" && extension != ".cu" && extension != ".cuh" && extension != ".h"))
+          continue;
         std::ifstream file(entry.path());
         Lines& lines = found[fs::relative(entry.path(), root).generic_string()];
         for (std::string line; std::getline(file, line);) lines.push_back(line);
@@ -148,7 +150,8 @@ TEST_SUITE("source") {
     for (const char* path : {"core/tensor.hpp", "core/grad.hpp", "core/op.hpp", "core/ops.hpp", "layers/recipe.hpp", "layers/plan.hpp", "layers/recipes.hpp"}) {
       CAPTURE(path);
       REQUIRE(sources().contains(path));
-      for (const std::string& line : sources().at(path)) CHECK((line.find("with_cuda") == std::string::npos && line.find("TTR_WITH_CUDA") == std::string::npos));
+      for (const std::string& line : sources().at(path))
+        CHECK((line.find("with_cuda") == std::string::npos && line.find("TTR_WITH_CUDA") == std::string::npos));
     }
   }
 
