@@ -102,7 +102,7 @@ std::string recipe_reason(const Recipe& r) {
   }
   const auto* descend = r.optimizer().ask<Descend<Sgd>>();
   if (!descend) return fmt::format("optimizer is {}, needs descend or proximal", r.optimizer().text());
-  if (const auto why = unhonoured(*descend, {"at"}); !why.empty()) return why;
+  if (const auto why = unhonoured(*descend, {"at", "limit"}); !why.empty()) return why;
   if (descend->at != Point::previous && descend->at != Point::decayed) return "descend steps at a fixed point, needs previous or decayed";
   if (even) return "";
   if (r.weights().ask<WeightDecay>()) return descend->at == Point::previous ? "" : "weight_decay erases before the decay, needs at=previous";

@@ -1,0 +1,127 @@
+// The runner of the pages, and what holds for all of them: links lead somewhere, and the README's table of recipes is the program's.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <ttr/tests/docs/page.hpp>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <vector>
+#include <unistd.h>
+#include <ttr/layers/vocabulary.hpp>
+#include <ttr/layers/recipes.hpp>
+
+namespace page {
+namespace {
+
+const std::filesystem::path kRoot = TTR_SOURCE_ROOT;
+
+std::vector<std::string> lines_of(std::istream& in) {   // trimmed, without empty ones
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) {
+    const size_t from = line.find_first_not_of(" \t"), to = line.find_last_not_of(" \t\r");
+    if (from != line.npos) lines.push_back(line.substr(from, to - from + 1));
+  }
+  return lines;
+}
+
+std::string trimmed(const std::string& text) {   // no spaces at the ends of lines, no empty lines at the end
+  std::string out, line;
+  std::istringstream in(text);
+  while (std::getline(in, line)) out += line.substr(0, line.find_last_not_of(" \t\r") + 1) + "\n";
+  while (out.size() > 1 && out.ends_with("\n\n")) out.pop_back();
+  return out == "\n" ? "" : out;
+}
+
+std::vector<std::filesystem::path> pages() {
+  std::vector<std::filesystem::path> all{kRoot / "README.md"};
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(kRoot / "docs"))
+    if (entry.path().extension() == ".md") all.push_back(entry.path());
+  return all;
+}
+
+}  // namespace
+
+void Output::begin() {
+  std::fflush(stdout);
+  caught_ = std::tmpfile();
+  REQUIRE(caught_);
+  screen_ = dup(1);
+  dup2(fileno(caught_), 1);
+}
+
+std::string Output::take() {
+  if (screen_ < 0) return {};
+  std::fflush(stdout);
+  dup2(screen_, 1);
+  close(screen_);
+  screen_ = -1;
+  std::string text;
+  std::rewind(caught_);
+  char buffer[4096];
+  for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, caught_)) > 0;) text.append(buffer, n);
+  std::fclose(caught_);
+  return text;
+}
+
+void Output::end(const char* place, const std::string& want) {
+  const std::string got = trimmed(take());
+  INFO(place);
+  CHECK(got == trimmed(want));
+}
+
+Output::~Output() { take(); }
+
+void quotes(const char* place, const std::string& file, const std::string& lines) {
+  std::ifstream source(kRoot / file);
+  INFO(place, " quotes ", file);
+  REQUIRE(source.good());
+  const std::vector<std::string> have = lines_of(source);
+  std::istringstream text(lines);
+  size_t at = 0;
+  for (const std::string& line : lines_of(text)) {
+    while (at < have.size() && have[at] != line) ++at;
+    INFO("the line '", line, "' is not there, or not in this order");
+    REQUIRE(at < have.size());
+    ++at;
+  }
+}
+
+TEST_CASE("links lead somewhere") {
+  for (const auto& page : pages()) {
+    std::ifstream in(page);
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    for (size_t at = 0; (at = text.find("](", at)) != text.npos; ++at) {
+      std::string link = text.substr(at + 2, text.find(')', at) - at - 2);
+      link = link.substr(0, link.find('#'));
+      if (link.empty() || link.starts_with("http") || link.find_first_of(" \n{") != link.npos) continue;   // elsewhere, or code
+      INFO(page.string(), ": ", link);
+      CHECK(std::filesystem::exists(page.parent_path() / link));
+    }
+  }
+}
+
+// | `name` | `weights` | `function` | `optimizer` | ...
+TEST_CASE("the README's recipes are the program's") {
+  std::ifstream in(kRoot / "README.md");
+  int rows = 0;
+  for (std::string line; std::getline(in, line);) {
+    if (!line.starts_with("| `")) continue;
+    std::vector<std::string> cells;
+    for (size_t at = 0; (at = line.find('`', at)) != line.npos;) {
+      const size_t end = line.find('`', at + 1);
+      cells.push_back(line.substr(at + 1, end - at - 1));
+      at = end + 1;
+    }
+    REQUIRE(cells.size() >= 4);
+    const ttr::Recipe& recipe = ttr::published(cells[0]).recipe;
+    INFO(cells[0]);
+    CHECK(cells[1] == recipe.weights().text());
+    CHECK(cells[2] == recipe.function().text());
+    CHECK(cells[3] == recipe.optimizer().text());
+    ++rows;
+  }
+  CHECK(rows >= 10);
+}
+
+}  // namespace page

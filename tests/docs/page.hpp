@@ -1,0 +1,25 @@
+// What the test of a page stands on (extract.cpp writes it).
+#pragma once
+#include <cstdio>
+#include <string>
+#include <doctest/doctest.h>
+
+namespace page {
+
+// Standard output between begin() and end(), compared with what the page says.
+class Output {
+ public:
+  ~Output();
+  void begin();
+  void end(const char* place, const std::string& want);
+
+ private:
+  std::string take();
+  int screen_ = -1;     // the real standard output, while it is away
+  std::FILE* caught_ = nullptr;
+};
+
+// `file` of the repository has these lines in this order; spaces at their ends and how far they are indented do not matter.
+void quotes(const char* place, const std::string& file, const std::string& lines);
+
+}  // namespace page
