@@ -92,14 +92,15 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
   return p;
 }
 
-Tensor normed_keys(const Tensor& x, const Reading& reading) {
-  switch (reading.key_norm) {
-    case KeyNorm::none: return x;
-    case KeyNorm::l2: return l2_norm(x, reading.key_eps);
-    case KeyNorm::rms: return x * rsqrt(mean(square(x), -1, true) + reading.key_eps);
-    case KeyNorm::sum: return x / sum(x, -1, true);
-  }
-  return x;
+Tensor normed_keys(const Tensor& narrow, const Reading& reading) {
+  if (reading.key_norm == KeyNorm::none) return narrow;
+  const Tensor x = cast(narrow, wide(narrow.dtype()));
+  const auto normed = [&] {
+    if (reading.key_norm == KeyNorm::l2) return l2_norm(x, reading.key_eps);
+    if (reading.key_norm == KeyNorm::rms) return x * rsqrt(mean(square(x), -1, true) + reading.key_eps);
+    return x / sum(x, -1, true);
+  };
+  return cast(normed(), narrow.dtype());
 }
 
 Tensor over_heads(const Tensor& x, int64_t heads) {

@@ -111,7 +111,7 @@ std::string accepts(const Recipe& r, const Problem& p, DeviceKind device) {
 Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   Tensor q = normed_keys(a.slots.at("q"), r.reading()), k = normed_keys(a.slots.at("k"), r.reading()), v = a.slots.at("v");
   if (r.weights().ask<KernelWeights>()->temperature)   // logits times a number a head: q times that number
-    q = q * cast(reshape(a.slots.at("temperature"), {1, 1, p.heads, 1}), p.dtype);
+    q = cast(cast(q, wide(p.dtype)) * cast(reshape(a.slots.at("temperature"), {1, 1, p.heads, 1}), wide(p.dtype)), p.dtype);
   const Tensor documents = p.segments ? documents_of(a.segments) : Tensor();   // the kernel compares numbers: one that comes again is another document
   Setting setting{.scale = r.reading().scale.at(p.key_dim), .strict = r.reading().read == Read::strict, .query_segments = documents, .key_segments = documents};
   const Dtype dtype = wide(p.dtype);
