@@ -5,6 +5,8 @@
 
 namespace ttr {
 
-template <> struct NamesOf<Schedule> { static constexpr std::pair<Schedule, const char*> names[] = {{Schedule::keller, "keller"}, {Schedule::lact, "lact"}}; };
+template <> struct NamesOf<Schedule> {
+  static constexpr std::pair<Schedule, const char*> names[] = {{Schedule::keller, "keller"}, {Schedule::lact, "lact"}};
+};
 
-}  // namespace ttr
+}   // namespace ttr
