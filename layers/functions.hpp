@@ -30,7 +30,8 @@ template <> struct NamesOf<Erase> {
                                                             {Erase::transposed, "transposed"}};
 };
 template <> struct NamesOf<Normaliser> {
-  static constexpr std::pair<Normaliser, const char*> names[] = {{Normaliser::none, "none"}, {Normaliser::sum, "sum"}, {Normaliser::clamp, "clamp"}, {Normaliser::max1, "max1"}};
+  static constexpr std::pair<Normaliser, const char*> names[] = {
+      {Normaliser::none, "none"}, {Normaliser::sum, "sum"}, {Normaliser::clamp, "clamp"}, {Normaliser::max1, "max1"}};
 };
 struct LinearMap {
   static constexpr const char* name = "linear";
@@ -60,7 +61,9 @@ struct LinearMap {
 
 // What a memory is scored by: 1/2 |m - v|^2; the mean over channels of (m - v)^2, 2/V times as much (community Titans); or -m.v (LaCT).
 enum class Loss { squared, mean, dot };
-template <> struct NamesOf<Loss> { static constexpr std::pair<Loss, const char*> names[] = {{Loss::squared, "squared"}, {Loss::mean, "mean"}, {Loss::dot, "dot"}}; };
+template <> struct NamesOf<Loss> {
+  static constexpr std::pair<Loss, const char*> names[] = {{Loss::squared, "squared"}, {Loss::mean, "mean"}, {Loss::dot, "dot"}};
+};
 Tensor score(Loss, const Tensor& m, const Tensor& v);   // [N]
 
 // m(k) = W_2 act(W_1 k): a two-layer perceptron whose weights are the memory; the initial weights are learned (arXiv 2501.00663).
@@ -95,7 +98,7 @@ struct Polynomial {
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;     // the value at z = 0: the first coefficient
   Design design(const View&) const;
-  Tensor penalty(const View&, const Tensor& ridge) const;                                              // ridge on everything but the constant: one number, or one a degree
+  Tensor penalty(const View&, const Tensor& ridge) const;   // ridge on everything but the constant: one number, or one a degree
   Pack solved(const Tensor& solution) const;
   int64_t size(int64_t key_dim) const;
 

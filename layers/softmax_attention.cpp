@@ -58,9 +58,18 @@ Tensors define(const Tensors& x, const Setting& s) {
 struct Saved { Tensors x; Tensor y, lse; Setting setting; };
 
 template <class T, class Place> void forward(const Tensors& x, const Setting& s, Tensor& y, Tensor& lse, Place place) {
-  AttentionForward<T> f{.size = sizes_of(x), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .scale = Wide<T>(s.scale), .strict = s.strict,
-                        .query_segments = in<int32_t>(s.query_segments), .key_segments = in<int32_t>(s.key_segments), .y = rows<T>(y), .lse = out<Wide<T>>(lse)};
-  if constexpr (place.cuda) must("softmax_attention", cuda::softmax_attention_forward(f, Scratch(cuda::softmax_attention_workspace(f), y.device()), place.stream));
+  AttentionForward<T> f{.size = sizes_of(x),
+                        .q = rows<T>(x[kQ]),
+                        .k = rows<T>(x[kK]),
+                        .v = rows<T>(x[kV]),
+                        .scale = Wide<T>(s.scale),
+                        .strict = s.strict,
+                        .query_segments = in<int32_t>(s.query_segments),
+                        .key_segments = in<int32_t>(s.key_segments),
+                        .y = rows<T>(y),
+                        .lse = out<Wide<T>>(lse)};
+  if constexpr (place.cuda)
+    must("softmax_attention", cuda::softmax_attention_forward(f, Scratch(cuda::softmax_attention_workspace(f), y.device()), place.stream));
   else must("softmax_attention", cpu::softmax_attention_forward(f, Scratch(cpu::softmax_attention_workspace(f), y.device())));
 }
 template <class T, class Place> void backward(const Saved& s, const Tensor& dy, Tensors& d, Place place) {
@@ -69,7 +78,9 @@ template <class T, class Place> void backward(const Saved& s, const Tensor& dy, 
                          .strict = s.setting.strict, .query_segments = in<int32_t>(s.setting.query_segments),
                          .key_segments = in<int32_t>(s.setting.key_segments), .y = rows<T>(s.y), .lse = in<Wide<T>>(s.lse), .dy = rows<T>(dy),
                          .dq = rows<T>(d[kQ]), .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV])};
-  if constexpr (place.cuda) must("softmax_attention", cuda::softmax_attention_backward(b, Scratch(cuda::softmax_attention_workspace(b), dy.device()), place.stream));
+  if constexpr (place.cuda)
+    must("softmax_attention",
+         cuda::softmax_attention_backward(b, Scratch(cuda::softmax_attention_workspace(b), dy.device()), place.stream));
   else must("softmax_attention", cpu::softmax_attention_backward(b, Scratch(cpu::softmax_attention_workspace(b), dy.device())));
 }
 
@@ -118,7 +129,9 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   if (!a.state.empty()) {
     const auto carried = [&](const char* name, const Tensor& x) {
       const auto found = a.state.find(name);
-      if (found == a.state.end()) throw refuse("memory", "state {} is missing, needs it with shape [B, tokens, heads, D]; pass on what an earlier call answered", name);
+      if (found == a.state.end())
+        throw refuse("memory", "state {} is missing, needs it with shape [B, tokens, heads, D]; pass on what an earlier call answered",
+                     name);
       const Tensor& old = found->second;
       if (old.rank() != 4 || old.shape().with(1, x.size(1)) != x.shape())
         throw refuse("memory", "state {} has shape {}, needs {} with any number of tokens", name, to_string(old.shape()), to_string(x.shape()));
@@ -148,7 +161,17 @@ double bytes(const Recipe&, const Problem& p) {
 }  // namespace
 
 extern const Route cpu_blocked, cuda_streaming;
-const Route cpu_blocked{"softmax_attention/cpu-blocked", "softmax_attention", [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cpu); }, run, flops, bytes};
-const Route cuda_streaming{"softmax_attention/cuda-streaming", "softmax_attention", [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cuda); }, run, flops, bytes};
+const Route cpu_blocked{"softmax_attention/cpu-blocked",
+                        "softmax_attention",
+                        [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cpu); },
+                        run,
+                        flops,
+                        bytes};
+const Route cuda_streaming{"softmax_attention/cuda-streaming",
+                           "softmax_attention",
+                           [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cuda); },
+                           run,
+                           flops,
+                           bytes};
 
 }  // namespace ttr::softmax_attention

@@ -221,7 +221,8 @@ TEST_SUITE("cuda_ops") {
     uint64_t seed = 5001;
     for (const Case& c : cases()) {
       if (c.name.find("solve") == 0 || c.name == "cholesky" || c.name == "cast" || c.name == "label_count") continue;   // never run in bf16
-      if (!c.differentiable || c.name.find("max") == 0 || c.name.find("min") == 0 || c.name == "where" || c.name.find("cumsum") == 0) continue;       // choices flip, long sums
+      if (!c.differentiable || c.name.find("max") == 0 || c.name.find("min") == 0 || c.name == "where" || c.name.find("cumsum") == 0)
+        continue;   // choices flip, long sums
       seed += 10;
       CAPTURE(c.name);
       CAPTURE(seed);
