@@ -1,3 +1,4 @@
+// ttr apply: the file's tensors become a call, the answer and its gradients become a file.
 #include <algorithm>
 #include <cstring>
 #include <ttr/apps/apply.hpp>
@@ -154,7 +155,8 @@ Inputs read_inputs(const SafetensorsFile& file, const Recipe& recipe, Options pl
     state["position"] = reshape(position->second, {});
   } else {   // other implementations do not count; where the count changes nothing it may be left out
     for (const std::string& s : states)
-      if (s.starts_with("anchor.") || s.starts_with("optimizer.")) throw refuse(kWhere, "state0.position is missing, needs [] I32: how many tokens the state has absorbed");
+      if (s.starts_with("anchor.") || s.starts_with("optimizer."))
+        throw refuse(kWhere, "state0.position is missing, needs [] I32: how many tokens the state has absorbed");
     const auto keys = state.find("keys");
     state["position"] = position_state(keys == state.end() || keys->second.rank() < 2 ? 0 : keys->second.size(1) / recipe.reading().writes);
   }

@@ -1,3 +1,4 @@
+// Ctrl-C: the signal sets a flag, nothing more.
 #include <csignal>
 #include <ttr/apps/interrupt.hpp>
 

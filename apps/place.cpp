@@ -1,3 +1,4 @@
+// The words of --device and --dtype, and what this machine has.
 #include <ttr/apps/place.hpp>
 #include <ttr/core/dispatch.hpp>
 
@@ -16,8 +17,10 @@ Options place_named(const std::string& device, const std::string& dtype) {
   if (dtype == "f64") place.dtype = Dtype::f64;
   else if (dtype == "bf16") place.dtype = Dtype::bf16;
   else if (dtype != "f32") throw refuse("ttr", "--dtype is {}, needs f32, f64 or bf16", dtype);
-  if (const std::string why = missing_device(place.device); !why.empty()) throw refuse("ttr", "--device is cuda, needs a GPU that can be used here ({}); take --device cpu", why);
-  if (place.dtype == Dtype::bf16 && !place.device.is_cuda()) throw refuse("ttr", "--dtype is bf16 on the cpu, needs f32 or f64 there; bf16 is computed on cuda");
+  if (const std::string why = missing_device(place.device); !why.empty())
+    throw refuse("ttr", "--device is cuda, needs a GPU that can be used here ({}); take --device cpu", why);
+  if (place.dtype == Dtype::bf16 && !place.device.is_cuda())
+    throw refuse("ttr", "--dtype is bf16 on the cpu, needs f32 or f64 there; bf16 is computed on cuda");
   return place;
 }
 

@@ -1,3 +1,4 @@
+// ttr plan: a Problem from the command line, described.
 #include <ttr/apps/place.hpp>
 #include <ttr/apps/plan.hpp>
 #include <ttr/layers/plan.hpp>

@@ -1,3 +1,4 @@
+// ttr recipes: the table, printed or as JSON.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <ttr/apps/recipes.hpp>

@@ -1,3 +1,4 @@
+// RunConfig to and from text, and what it must satisfy.
 #include <nlohmann/json.hpp>
 #include <ttr/apps/run_config.hpp>
 #include <ttr/layers/vocabulary.hpp>
@@ -45,7 +46,9 @@ RunConfig config_of_json(const std::string& json, const std::string& from) {
     const auto found = all.find(name);
     if (found == all.end()) throw refuse("config", "{} is missing in the metadata of {}, needs a checkpoint of ttr train", name, from);
     const bool fits = std::is_same_v<T, std::string> ? found->is_string() : std::is_same_v<T, double> ? found->is_number() : found->is_number_integer();
-    if (!fits) throw refuse("config", "{} is {} in the metadata of {}, needs {}", name, found->dump(), from, std::is_same_v<T, std::string> ? "text" : "a number");
+    if (!fits)
+      throw refuse("config", "{} is {} in the metadata of {}, needs {}", name, found->dump(), from,
+                   std::is_same_v<T, std::string> ? "text" : "a number");
     value = found->template get<T>();
   });
   return config;

@@ -1,3 +1,4 @@
+// Sampling: the prompt is absorbed, then each drawn byte is the next input.
 #include <algorithm>
 #include <cmath>
 #include <filesystem>

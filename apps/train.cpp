@@ -1,3 +1,4 @@
+// ttr train: the run from configuration to files.
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -43,7 +44,11 @@ Batch batch_of(std::string_view text, const std::vector<int64_t>& starts, int64_
 }
 
 Batch training_batch(std::string_view text, const RunConfig& c, int64_t step) {
-  return batch_of(text, sample_windows(int64_t(text.size()), c.context, c.batch, uint64_t(step), [&](uint64_t i) { return uniform<double>({uint64_t(c.seed), kDataStream}, i); }),
+  return batch_of(text,
+                  sample_windows(int64_t(text.size()), c.context, c.batch, uint64_t(step),
+                                 [&](uint64_t i) {
+                                   return uniform<double>({uint64_t(c.seed), kDataStream}, i);
+                                 }),
                   c.context);
 }
 
@@ -75,7 +80,8 @@ void write_text(const std::string& path, const std::string& text) {
 void prepare_folder(const std::string& out) {
   std::error_code error;
   if (fs::exists(out, error) && !fs::is_directory(out, error)) throw refuse(kWhere, "--out {} is a file, needs a new or empty folder", out);
-  if (fs::exists(out, error) && !fs::is_empty(out, error)) throw refuse(kWhere, "--out {} is not empty, needs a new or empty folder; no run is overwritten", out);
+  if (fs::exists(out, error) && !fs::is_empty(out, error))
+    throw refuse(kWhere, "--out {} is not empty, needs a new or empty folder; no run is overwritten", out);
   fs::create_directories(out, error);
   if (!fs::is_directory(out)) throw refuse(kWhere, "--out {} cannot be made: {}", out, error.message());
 }
@@ -114,8 +120,9 @@ int train_model(RunConfig c) {
   std::fflush(stdout);
   const std::vector<double> ngrams = Ngram(split.train).score(split.validation);
 
-  Trainer trainer(model, AdamW{.beta2 = c.beta2, .decay = c.weight_decay}, [](const LanguageModel& m, const Batch& b) { return cross_entropy(m(b.input), b.target); },
-                  uint64_t(c.seed));
+  Trainer trainer(
+      model, AdamW{.beta2 = c.beta2, .decay = c.weight_decay},
+      [](const LanguageModel& m, const Batch& b) { return cross_entropy(m(b.input), b.target); }, uint64_t(c.seed));
   const std::map<std::string, std::string> metadata{{"config", json_of(c)}, {"format", "ttr language model"}};
   const auto clock = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
   const double began = clock();

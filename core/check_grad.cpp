@@ -35,7 +35,8 @@ Tensor project(const Tensors& ys, const Tensors& on) {
 
 GradCheck check_grad(const std::function<Tensors(const Tensors&)>& f, const Tensors& inputs, int order, uint64_t seed, double step) {
   for (size_t i = 0; i < inputs.size(); ++i)
-    if (inputs[i].dtype() != Dtype::f64) throw refuse("check_grad", "input {} is {}, needs f64: differences are useless in less", i, name_of(inputs[i].dtype()));
+    if (inputs[i].dtype() != Dtype::f64)
+      throw refuse("check_grad", "input {} is {}, needs f64: differences are useless in less", i, name_of(inputs[i].dtype()));
   Random random{seed};
   Recording on(true);
   Tensors xs;

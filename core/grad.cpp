@@ -253,7 +253,8 @@ Tensors grad(const Tensors& ys, const Tensors& dys, const Tensors& xs, const Gra
       if (!needs[i]) continue;
       const Edge& e = slot.node->edges[i];
       Slot& from = *leading(e);
-      if (i < found.size() && found[i].defined()) accumulate(slot.node->name, from.dys[size_t(e.output)], std::move(found[i]), e.node->outputs[size_t(e.output)]);
+      if (i < found.size() && found[i].defined())
+        accumulate(slot.node->name, from.dys[size_t(e.output)], std::move(found[i]), e.node->outputs[size_t(e.output)]);
       if (--from.pending == 0) finish(from), from.pending = -1;
     }
   }

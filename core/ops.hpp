@@ -99,14 +99,15 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, bool mean = tru
 Tensor label_count(const Tensor& labels);                             // how many are >= 0, f32 scalar on the labels' device
 
 // -- sequence ---------------------------------------------------------------------------------------------------------------------------
-// y_t = sum_j weight[:, j] x_{t - j} (+ bias), j = 0 .. W-1: depthwise and causal. x [B, T, D], weight [D, W]; past [B, W-1, D] stands before x (zeros when undefined).
+// y_t = sum_j weight[:, j] x_{t - j} (+ bias), j = 0 .. W-1: depthwise and causal. x [B, T, D], weight [D, W];
+// past [B, W-1, D] stands before x (zeros when undefined).
 Tensor causal_conv(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Tensor& past = {});   // [kernel op]
 // Rotates pairs (i, i + D/2) of x [B, T, H, D] by (first + t) base^(-2i/D).
 Tensor rotary(const Tensor& x, int64_t first = 0, double base = 10000);
 Tensor dropout(const Tensor& x, double rate, uint64_t seed, uint64_t stream);   // kept values scaled by 1 / (1 - rate)
 
 // -- linear algebra, batched over leading axes -------------------------------------------------------------------------------------------
-Tensor cholesky(const Tensor& a);                                     // lower L, a = L L^T; reads the lower triangle; not positive definite: NaN from that row on
+Tensor cholesky(const Tensor& a);   // lower L, a = L L^T; reads the lower triangle; not positive definite: NaN from that row on
 Tensor solve_triangular(const Tensor& l, const Tensor& b, bool upper = false, bool transpose = false);   // l [..., n, n], b [..., n, m]
 Tensor solve(const Tensor& a, const Tensor& b);                       // a symmetric positive definite
 

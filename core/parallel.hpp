@@ -19,7 +19,9 @@ void parallel_for(int64_t count, int64_t grain, F&& body) {
   if (count <= 0) return;
   if (count <= grain) return body(int64_t(0), count);
   using Body = std::remove_reference_t<F>;
-  detail::parallel_for(count, grain, [](void* c, int64_t begin, int64_t end) { (*static_cast<Body*>(c))(begin, end); }, const_cast<void*>(static_cast<const void*>(&body)));
+  detail::parallel_for(
+      count, grain, [](void* c, int64_t begin, int64_t end) { (*static_cast<Body*>(c))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 }  // namespace ttr

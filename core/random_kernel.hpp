@@ -88,7 +88,8 @@ TTR_BOTH inline bool keep(Key key, uint64_t i, float probability) { return keep(
 namespace cuda {  // T: float, double, bf16; bf16 is the float sequence, rounded. out[i] is element offset + i of the key's sequence
 template <class T> Status fill_uniform(Key, int64_t offset, T* out, int64_t n, Wide<T> low, Wide<T> high, Stream);
 template <class T> Status fill_normal(Key, int64_t offset, T* out, int64_t n, Wide<T> mean, Wide<T> deviation, Stream);
-template <class T> Status fill_keep(Key, int64_t offset, T* out, int64_t n, float probability, Wide<T> kept, Stream);         // kept where dropout keeps, else 0
+template <class T>
+Status fill_keep(Key, int64_t offset, T* out, int64_t n, float probability, Wide<T> kept, Stream);   // kept where dropout keeps, else 0
 template <class T> Status dropout(Key, int64_t offset, const T* x, T* y, int64_t n, float probability, Wide<T> kept, Stream);   // x kept where it keeps, else 0
 }  // namespace cuda
 

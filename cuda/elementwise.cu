@@ -122,7 +122,9 @@ template <class T, Binary op> __global__ void __launch_bounds__(kThreads) binary
   }
 }
 
-template <class T> __global__ void __launch_bounds__(kThreads) select_strided(const __grid_constant__ Broadcast s, const T* mask, const T* a, const T* b, T* y) {
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    select_strided(const __grid_constant__ Broadcast s, const T* mask, const T* a, const T* b, T* y) {
   for (int64_t i = thread_index(); i < s.count; i += thread_count()) {
     int64_t at[3];
     find(s, uint32_t(i), at);

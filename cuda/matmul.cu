@@ -72,10 +72,11 @@ template <class T> Status matmul(const Product& given, const T* a, const T* b, T
   const auto op_a = s.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = s.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const int64_t lda = s.transpose_a ? s.m : s.k, ldb = s.transpose_b ? s.k : s.n;
   const Wide<T> one = 1, zero = 0;
-  return status_of(s.batch == 1
-      ? cublasGemmEx_64(p.handle, op_b, op_a, s.n, s.m, s.k, &one, b, kData<T>, ldb, a, kData<T>, lda, &zero, c, kData<T>, s.n, kCompute<T>, CUBLAS_GEMM_DEFAULT)
-      : cublasGemmStridedBatchedEx_64(p.handle, op_b, op_a, s.n, s.m, s.k, &one, b, kData<T>, ldb, s.stride_b, a, kData<T>, lda, s.stride_a, &zero,
-                                      c, kData<T>, s.n, s.m * s.n, s.batch, kCompute<T>, CUBLAS_GEMM_DEFAULT));
+  return status_of(s.batch == 1 ? cublasGemmEx_64(p.handle, op_b, op_a, s.n, s.m, s.k, &one, b, kData<T>, ldb, a, kData<T>, lda, &zero, c,
+                                                  kData<T>, s.n, kCompute<T>, CUBLAS_GEMM_DEFAULT)
+                                : cublasGemmStridedBatchedEx_64(p.handle, op_b, op_a, s.n, s.m, s.k, &one, b, kData<T>, ldb, s.stride_b, a,
+                                                                kData<T>, lda, s.stride_a, &zero, c, kData<T>, s.n, s.m * s.n, s.batch,
+                                                                kCompute<T>, CUBLAS_GEMM_DEFAULT));
 }
 
 template Status matmul<float>(const Product&, const float*, const float*, float*, Stream);

@@ -64,7 +64,8 @@ template <class T> Status softmax_backward(int64_t rows, int64_t n, const T* y, 
   if (rows < 0 || n < 0) return Status::bad_size;
   if (rows == 0 || n == 0) return Status::ok;
   const bool fits = 2 * n <= int64_t(kSharedBytes / 2 / sizeof(Wide<T>));
-  return launch(softmax_backward_kernel<T>, grid_for(rows, 1), threads_for_row(n), fits ? size_t(2 * n) * sizeof(Wide<T>) : 0, stream, rows, n, fits, y, dy, dx);
+  return launch(softmax_backward_kernel<T>, grid_for(rows, 1), threads_for_row(n), fits ? size_t(2 * n) * sizeof(Wide<T>) : 0, stream, rows,
+                n, fits, y, dy, dx);
 }
 
 template Status softmax_forward<float>(int64_t, int64_t, const float*, float*, Stream);

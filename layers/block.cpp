@@ -1,3 +1,4 @@
+// Block: two residual branches, and the names of its parts.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/block.hpp>
 

@@ -1,3 +1,4 @@
+// Residual smoothing, token by token: what the earlier tokens already say about a value is taken off before it is stored.
 #include <ttr/layers/boost.hpp>
 
 namespace ttr {
@@ -18,7 +19,8 @@ State Boost::advance(const State& s, const Regression& r) const {
   constexpr int64_t chunk = 1;
   const View& view = r.view();
   if (view.pairs() != (view.time() + 1) * view.writes())
-    throw refuse("boost", "{} pairs are visible at token {}, needs read=inclusive and visible=prefix: each token corrects those before it", view.pairs(), view.time());
+    throw refuse("boost", "{} pairs are visible at token {}, needs read=inclusive and visible=prefix: each token corrects those before it",
+                 view.pairs(), view.time());
   State next = s;
   Tensor u = s.memory["residuals"];                                       // [N, pairs before, V]
   const int64_t earlier = r.newest();

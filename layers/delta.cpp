@@ -175,6 +175,7 @@ double bytes(const Recipe&, const Problem& p) {   // q, k, v, y and two gates; i
 
 extern const Route cpu_chunk, cuda_recurrent;
 const Route cpu_chunk{"delta/cpu-chunk", "delta", [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cpu); }, run, flops, bytes};
-const Route cuda_recurrent{"delta/cuda-recurrent", "delta", [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cuda); }, run, flops, bytes};
+const Route cuda_recurrent{
+    "delta/cuda-recurrent", "delta", [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cuda); }, run, flops, bytes};
 
 }  // namespace ttr::delta

@@ -1,3 +1,4 @@
+// Counting a model: parameters, bytes of a step, the plan of each mixer.
 #include <algorithm>
 #include <cmath>
 #include <ttr/core/ops.hpp>

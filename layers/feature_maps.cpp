@@ -1,3 +1,4 @@
+// The published feature maps, one function each; the sums of outer powers are walked, never formed.
 #include <cmath>
 #include <numbers>
 #include <ttr/core/ops.hpp>
@@ -17,7 +18,8 @@ Tensor monomials(const Tensor& x, int64_t degree) {
   for (int64_t i = 0; i < d; ++i) columns.push_back(slice(x, 1, i, i + 1));
   Tensors out;
   // At each level: the product so far, its squared coefficient, the last index and how often it stands.
-  const std::function<void(const Tensor&, double, int64_t, int64_t, int64_t)> extend = [&](const Tensor& product, double squared, int64_t last, int64_t times, int64_t left) {
+  const std::function<void(const Tensor&, double, int64_t, int64_t, int64_t)> extend = [&](const Tensor& product, double squared,
+                                                                                           int64_t last, int64_t times, int64_t left) {
     if (left == 0) {
       out.push_back(product * std::sqrt(squared));
       return;

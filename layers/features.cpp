@@ -1,3 +1,4 @@
+// The feature maps that need no file of their own.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/features.hpp>

@@ -1,3 +1,4 @@
+// Fenwick levels: which power of two a past token falls in when the prefix is cut from its newest end.
 #include <bit>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/fenwick_weights.hpp>

@@ -12,7 +12,8 @@ Tensors walk(const Recipe& recipe, const Timeline& line, State& s, int64_t begin
   const auto& function = recipe.function();
   const bool strict = recipe.reading().read == Read::strict, everything = recipe.reading().visible == Visible::everything;
   const bool by_chunk = recipe.reading().read == Read::chunk;
-  if (by_chunk && s.anchor.parts.empty()) throw refuse("fold", "read is chunk and {} keeps no chunk's memory, needs an optimizer with at=chunk", recipe.optimizer().text());
+  if (by_chunk && s.anchor.parts.empty())
+    throw refuse("fold", "read is chunk and {} keeps no chunk's memory, needs an optimizer with at=chunk", recipe.optimizer().text());
   Tensors ys;
   for (int64_t t = line.past + begin; t < line.past + end; ++t) {
     const View now(line, t, (everything ? line.past + line.tokens : t + 1) * line.writes);
@@ -188,7 +189,9 @@ Answer fold_documents(const Recipe& recipe, const Arguments& a, const Problem& p
       }
       for (const Tensor& t : parts)
         if (t.shape() != x.shape())
-          throw refuse("memory", "the last documents have {} and {} tokens, needs one length for a state that keeps old pairs; ask for no state", x.size(1), t.size(1));
+          throw refuse("memory",
+                       "the last documents have {} and {} tokens, needs one length for a state that keeps old pairs; ask for no state",
+                       x.size(1), t.size(1));
       answer.state[name] = concat(parts, 0);
     }
   return answer;

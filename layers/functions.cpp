@@ -1,3 +1,4 @@
+// Function classes: losses, reads and designs of constants, linear maps, perceptrons and local polynomials.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/functions.hpp>
@@ -123,7 +124,9 @@ Pack Mlp::init(const View& view) const { return {{{"weight_1", view.head("initia
 Tensor Mlp::apply(const Pack& theta, const Tensor& x) const {
   return apply_matrix(theta["weight_2"], activate(activation, apply_matrix(theta["weight_1"], x)));
 }
-Tensor Mlp::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return score(loss_of, apply(theta, view.pair("k", i)), view.pair("v", i)); }
+Tensor Mlp::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const {
+  return score(loss_of, apply(theta, view.pair("k", i)), view.pair("v", i));
+}
 Tensor Mlp::read(const Pack& theta, const View& view, const Tensor&) const { return apply(theta, view.now("q")); }
 
 // -- Polynomial ------------------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ template <> struct NamesOf<Erase> {
                                                             {Erase::transposed, "transposed"}};
 };
 template <> struct NamesOf<Normaliser> {
-  static constexpr std::pair<Normaliser, const char*> names[] = {{Normaliser::none, "none"}, {Normaliser::sum, "sum"}, {Normaliser::clamp, "clamp"}, {Normaliser::max1, "max1"}};
+  static constexpr std::pair<Normaliser, const char*> names[] = {
+      {Normaliser::none, "none"}, {Normaliser::sum, "sum"}, {Normaliser::clamp, "clamp"}, {Normaliser::max1, "max1"}};
 };
 struct LinearMap {
   static constexpr const char* name = "linear";
@@ -95,7 +96,7 @@ struct Polynomial {
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;     // the value at z = 0: the first coefficient
   Design design(const View&) const;
-  Tensor penalty(const View&, const Tensor& ridge) const;                                              // ridge on everything but the constant: one number, or one a degree
+  Tensor penalty(const View&, const Tensor& ridge) const;   // ridge on everything but the constant: one number, or one a degree
   Pack solved(const Tensor& solution) const;
   int64_t size(int64_t key_dim) const;
 

@@ -1,3 +1,4 @@
+// Gate: from a projection's output to the slot's range.
 #include <algorithm>
 #include <cmath>
 #include <ttr/core/ops.hpp>

@@ -1,3 +1,4 @@
+// Initial values: one Philox stream a draw.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/init.hpp>

@@ -1,3 +1,4 @@
+// Kernel expansions: Gram matrices over the visible pairs or over landmarks.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/functions.hpp>
@@ -58,7 +59,8 @@ std::vector<Slot> Landmarks::slots() const {
   return list;
 }
 Pack Landmarks::init(const View& view) const {
-  if (shared && view.carried()) throw refuse("landmarks", "shared=true carries {} tokens, needs a call of its own; earlier queries are not kept", view.carried());
+  if (shared && view.carried())
+    throw refuse("landmarks", "shared=true carries {} tokens, needs a call of its own; earlier queries are not kept", view.carried());
   return nothing(view, view.head("landmarks").size(1));
 }
 Tensor Landmarks::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const {
@@ -79,7 +81,8 @@ Tensor TokenLandmarks::centres(const View& view) const {
   if (view.carried()) throw refuse("token_landmarks", "carries {} tokens, needs a call of its own; earlier queries are not kept", view.carried());
   if (view.writes() != 1) throw refuse("token_landmarks", "writes is {}, needs 1", view.writes());
   Tensors chosen;
-  for (int64_t i = 0; i < 2 * view.count(); i += 2) chosen.push_back(i < view.count() ? view.pair("q", view.first() + i) : view.pair("k", view.first() + i - view.count()));
+  for (int64_t i = 0; i < 2 * view.count(); i += 2)
+    chosen.push_back(i < view.count() ? view.pair("q", view.first() + i) : view.pair("k", view.first() + i - view.count()));
   return stack(chosen, 1);
 }
 Pack TokenLandmarks::init(const View& view) const { return nothing(view, view.count()); }

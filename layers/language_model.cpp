@@ -1,3 +1,4 @@
+// LanguageModel: the stack, its parameters' names, and one token at a time.
 #include <cmath>
 #include <set>
 #include <ttr/core/ops.hpp>

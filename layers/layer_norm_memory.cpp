@@ -1,3 +1,4 @@
+// Normed memories: loss and read share one apply.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/layer_norm_memory.hpp>
 

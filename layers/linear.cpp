@@ -1,3 +1,4 @@
+// Linear and Embedding: a product, a table.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/linear.hpp>
 

@@ -1,3 +1,4 @@
+// MemoryLayer: from the recipe's slots to projections, and from a token's vector to the slots' values.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/memory.hpp>
 #include <ttr/layers/plan.hpp>

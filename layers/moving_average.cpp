@@ -1,3 +1,4 @@
+// The moving average as a discount and as numbers.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/moving_average.hpp>
 #include <ttr/layers/optimizers.hpp>

@@ -1,3 +1,4 @@
+// The preconditioned step: one system with the penalty, solved or approximated.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/nystrom.hpp>
 

@@ -1,3 +1,4 @@
+// Optimizers that look at all visible pairs (solves, conjugate gradients, full-batch steps) and the closed proximal step.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/functions.hpp>
 #include <ttr/layers/optimizers.hpp>

@@ -18,9 +18,12 @@ enum class Over { newest, visible };         // the gradient of this token's pai
 // chunk's mean momentum and mean forgetting (LaCT; Titans as the community runs it). Between, it stands still.
 enum class Apply { token, chunk };
 template <> struct NamesOf<Point> {
-  static constexpr std::pair<Point, const char*> names[] = {{Point::initial, "initial"}, {Point::previous, "previous"}, {Point::decayed, "decayed"}, {Point::chunk, "chunk"}};
+  static constexpr std::pair<Point, const char*> names[] = {
+      {Point::initial, "initial"}, {Point::previous, "previous"}, {Point::decayed, "decayed"}, {Point::chunk, "chunk"}};
 };
-template <> struct NamesOf<Rate> { static constexpr std::pair<Rate, const char*> names[] = {{Rate::automatic, "automatic"}, {Rate::unit, "unit"}, {Rate::slot, "slot"}}; };
+template <> struct NamesOf<Rate> {
+  static constexpr std::pair<Rate, const char*> names[] = {{Rate::automatic, "automatic"}, {Rate::unit, "unit"}, {Rate::slot, "slot"}};
+};
 template <> struct NamesOf<Over> { static constexpr std::pair<Over, const char*> names[] = {{Over::newest, "newest"}, {Over::visible, "visible"}}; };
 template <> struct NamesOf<Apply> { static constexpr std::pair<Apply, const char*> names[] = {{Apply::token, "token"}, {Apply::chunk, "chunk"}}; };
 inline constexpr auto initial = Point::initial;
@@ -250,7 +253,10 @@ struct Proximal {
 enum class Ridge { none, constant, decaying, refreshed, relative };
 enum class RidgePer { head, channel, degree };
 template <> struct NamesOf<Ridge> {
-  static constexpr std::pair<Ridge, const char*> names[] = {{Ridge::none, "none"}, {Ridge::constant, "constant"}, {Ridge::decaying, "decaying"}, {Ridge::refreshed, "refreshed"},
+  static constexpr std::pair<Ridge, const char*> names[] = {{Ridge::none, "none"},
+                                                            {Ridge::constant, "constant"},
+                                                            {Ridge::decaying, "decaying"},
+                                                            {Ridge::refreshed, "refreshed"},
                                                             {Ridge::relative, "relative"}};
 };
 template <> struct NamesOf<RidgePer> {

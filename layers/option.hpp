@@ -112,7 +112,8 @@ template <class T> T from_options(std::string_view where, std::string_view optio
     const std::string near = detail::nearest(name, known);
     std::string all;
     for (const auto& k : known) all += (all.empty() ? "" : ", ") + k;
-    throw refuse(where, "option '{}' is unknown, needs one of: {}{}", name, all.empty() ? "(it has none)" : all, near.empty() ? "" : "; did you mean '" + near + "'?");
+    throw refuse(where, "option '{}' is unknown, needs one of: {}{}", name, all.empty() ? "(it has none)" : all,
+                 near.empty() ? "" : "; did you mean '" + near + "'?");
   }
   return ingredient;
 }

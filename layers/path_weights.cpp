@@ -1,3 +1,4 @@
+// Path weights: the query walks back through the reflections, newest first.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/functions.hpp>
 #include <ttr/layers/path_weights.hpp>

@@ -1,3 +1,4 @@
+// Choosing a route: the first that accepts, or the one that is forced; and the choice as text.
 #include <cstdlib>
 #include <ttr/core/dispatch.hpp>
 #include <ttr/layers/match.hpp>
@@ -43,8 +44,9 @@ Choice choose(const Recipe& recipe, const Problem& problem, std::string_view for
 
 std::string describe_plan(const Recipe& recipe, const Problem& p, std::string_view forced) {
   const Choice choice = choose(recipe, p, forced);
-  std::string text = fmt::format("{}\n  {} B{} T{} H{} K{} V{} {} on {}: {}\n", recipe.text(), p.training ? "training" : "inference", p.batch, p.tokens, p.heads, p.key_dim,
-                                 p.value_dim, name_of(p.dtype), name_of(p.device), choice.route->name);
+  std::string text =
+      fmt::format("{}\n  {} B{} T{} H{} K{} V{} {} on {}: {}\n", recipe.text(), p.training ? "training" : "inference", p.batch, p.tokens,
+                  p.heads, p.key_dim, p.value_dim, name_of(p.dtype), name_of(p.device), choice.route->name);
   text += fmt::format("  {:.3g} Mflop, {:.3g} MB at least\n", choice.route->flops(recipe, p) * 1e-6, choice.route->bytes(recipe, p) * 1e-6);
   for (const auto& [route, why] : choice.refused) text += fmt::format("  not {}: {}\n", route->name, why);
   return text;

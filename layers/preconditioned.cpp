@@ -1,3 +1,4 @@
+// The preconditioner: a running sum of squared keys, per channel.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/optimizers.hpp>

@@ -1,3 +1,4 @@
+// What a call must satisfy, checked by name; and the pieces that fold and the routes share.
 #include <algorithm>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/problem.hpp>
@@ -6,7 +7,9 @@ namespace ttr {
 namespace {
 
 std::string shape_text(const Slot& s, const Problem& p) {
-  std::string text = s.per == Per::head || s.per == Per::frozen ? fmt::format("[{}", p.heads) : fmt::format("[{}, {}, {}", p.batch, s.per == Per::write ? p.tokens * p.writes : p.tokens, p.heads);
+  std::string text = s.per == Per::head || s.per == Per::frozen
+                         ? fmt::format("[{}", p.heads)
+                         : fmt::format("[{}, {}, {}", p.batch, s.per == Per::write ? p.tokens * p.writes : p.tokens, p.heads);
   for (const Extent& e : s.shape) text += fmt::format(", {}", e.at(p.key_dim, p.value_dim));
   return text + "]";
 }
@@ -31,7 +34,8 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
   p.batch = q.size(0), p.tokens = reads("q") ? q.size(1) : q.size(1) / p.writes, p.heads = q.size(2), p.key_dim = reads("q") ? q.size(3) : 1;
   p.dtype = q.dtype(), p.device = q.device();
   if (!is_floating(p.dtype)) throw refuse(where, "{} is {}, needs f32, f64 or bf16", lead, name_of(p.dtype));
-  if (p.tokens < 1 || p.batch < 1 || p.heads < 1 || p.key_dim < 1) throw refuse(where, "{} has shape {}, needs sizes of at least 1", lead, to_string(q.shape()));
+  if (p.tokens < 1 || p.batch < 1 || p.heads < 1 || p.key_dim < 1)
+    throw refuse(where, "{} has shape {}, needs sizes of at least 1", lead, to_string(q.shape()));
   for (const Slot& s : slots) {   // v first: its sizes are part of the problem
     if (s.name != "v") continue;
     const Tensor& v = need("v");
@@ -85,20 +89,22 @@ Problem examine(const Recipe& recipe, const Arguments& arguments) {
   for (const auto& [name, x] : arguments.state) {
     p.carried = true;
     if (recording() && x.tracked()) p.training = true;
-    if (name != "position" && x.device() != p.device) throw refuse(where, "state {} is on {}, needs {} as {}", name, name_of(x.device()), name_of(p.device), lead);
+    if (name != "position" && x.device() != p.device)
+      throw refuse(where, "state {} is on {}, needs {} as {}", name, name_of(x.device()), name_of(p.device), lead);
   }
   p.want_state = arguments.want_state;
   return p;
 }
 
-Tensor normed_keys(const Tensor& x, const Reading& reading) {
-  switch (reading.key_norm) {
-    case KeyNorm::none: return x;
-    case KeyNorm::l2: return l2_norm(x, reading.key_eps);
-    case KeyNorm::rms: return x * rsqrt(mean(square(x), -1, true) + reading.key_eps);
-    case KeyNorm::sum: return x / sum(x, -1, true);
-  }
-  return x;
+Tensor normed_keys(const Tensor& narrow, const Reading& reading) {
+  if (reading.key_norm == KeyNorm::none) return narrow;
+  const Tensor x = cast(narrow, wide(narrow.dtype()));
+  const auto normed = [&] {
+    if (reading.key_norm == KeyNorm::l2) return l2_norm(x, reading.key_eps);
+    if (reading.key_norm == KeyNorm::rms) return x * rsqrt(mean(square(x), -1, true) + reading.key_eps);
+    return x / sum(x, -1, true);
+  };
+  return cast(normed(), narrow.dtype());
 }
 
 Tensor over_heads(const Tensor& x, int64_t heads) {

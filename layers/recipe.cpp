@@ -1,3 +1,4 @@
+// Recipe: its slots, its text, why a mixture makes no sense; and the gradients an optimizer asks for.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/recipe.hpp>
@@ -75,7 +76,8 @@ Pack inner_gradient(const Pack& at, const std::function<Tensor(const Pack& point
 }  // namespace
 
 Tensor Regression::features(int64_t i) const {
-  if (!recipe_.function()->linear()) throw refuse("recipe", "{} has no features, needs a function class that is linear in its parameters", recipe_.function().text());
+  if (!recipe_.function()->linear())
+    throw refuse("recipe", "{} has no features, needs a function class that is linear in its parameters", recipe_.function().text());
   const Tensor phi = recipe_.function()->design(view_.only(i)).phi;                     // [N, 1, P]
   return reshape(phi, {phi.size(0), phi.size(2)});
 }

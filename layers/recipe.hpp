@@ -97,16 +97,24 @@ template <class O> concept Optimizer = requires(const O& o, const State& s, cons
 //                                                  default: demand is linear or weighed, or the weights cannot forget in a step
 //   bool looks_back(bool weights_discount) const   it reads old pairs at every step, so that they are carried as state; default: refits
 
-template <class W, class F, class O> inline constexpr bool fits =
-    Weights<W> && FunctionClass<F> && Optimizer<O> &&
-    (O::demand == Demand::incremental ? true : O::demand == Demand::streamed ? Discounts<W> : Weighs<W>) && (O::demand == Demand::linear ? LinearInParameters<F> : !grows<F>);
+template <class W, class F, class O>
+inline constexpr bool fits = Weights<W>&& FunctionClass<F>&& Optimizer<O> &&
+                             (O::demand == Demand::incremental ? true
+                              : O::demand == Demand::streamed
+                                  ? Discounts<W>
+                                  : Weighs<W>)&&(O::demand == Demand::linear ? LinearInParameters<F> : !grows<F>);
 
 // -- how the memory is addressed: declared, never implied --------------------------------------------------------------------------------------
 enum class Read { inclusive, strict, chunk };   // after or before this token's pairs are written, or as the memory entered the token's chunk
 enum class Visible { prefix, everything };   // causal, or the whole context at every token
 enum class KeyNorm { none, l2, rms, sum };   // of q and k: x / sqrt(sum x^2 + eps), x / sqrt(mean x^2 + eps), x / sum x
-template <> struct NamesOf<Read> { static constexpr std::pair<Read, const char*> names[] = {{Read::inclusive, "inclusive"}, {Read::strict, "strict"}, {Read::chunk, "chunk"}}; };
-template <> struct NamesOf<Visible> { static constexpr std::pair<Visible, const char*> names[] = {{Visible::prefix, "prefix"}, {Visible::everything, "everything"}}; };
+template <> struct NamesOf<Read> {
+  static constexpr std::pair<Read, const char*> names[] = {
+      {Read::inclusive, "inclusive"}, {Read::strict, "strict"}, {Read::chunk, "chunk"}};
+};
+template <> struct NamesOf<Visible> {
+  static constexpr std::pair<Visible, const char*> names[] = {{Visible::prefix, "prefix"}, {Visible::everything, "everything"}};
+};
 template <> struct NamesOf<KeyNorm> {
   static constexpr std::pair<KeyNorm, const char*> names[] = {{KeyNorm::none, "none"}, {KeyNorm::l2, "l2"}, {KeyNorm::rms, "rms"}, {KeyNorm::sum, "sum"}};
 };
@@ -312,7 +320,9 @@ class Recipe {
  private:
   template <class W, class F, class O> static AnyWeights checked(W w) {
     static_assert(Weights<W>, "the first ingredient is no weights: it needs discount(theta, initial, View, Shift) or weigh(View)");
-    static_assert(FunctionClass<F>, "the second ingredient is no function class: it needs init(View), loss(theta, point, View, i) and read(theta, View, log_scale)");
+    static_assert(
+        FunctionClass<F>,
+        "the second ingredient is no function class: it needs init(View), loss(theta, point, View, i) and read(theta, View, log_scale)");
     static_assert(Optimizer<O>, "the third ingredient is no optimizer: it needs start(State), advance(State, Regression) and a Demand `demand`");
     if constexpr (Weights<W> && FunctionClass<F> && Optimizer<O>) {
       static_assert(O::demand != Demand::linear || LinearInParameters<F>,

@@ -20,7 +20,8 @@ const Recipe unnormalised_softmax_attention{KernelWeights{}, Constant{}, Descend
 const Recipe nadaraya_watson{KernelWeights{.kernel = Kernel::gaussian}, Constant{}, Exact{}};
 // The features are of k - q, so q keeps its length and the kernel scales its logits itself.
 const Recipe local_linear_attention{KernelWeights{.scale = Scale::rsqrt_key()}, Polynomial{.degree = 1}, Exact{.ridge = Ridge::relative}};
-const Recipe local_quadratic_attention{KernelWeights{.scale = Scale::rsqrt_key()}, Polynomial{.degree = 2}, Exact{.ridge = Ridge::relative, .per = RidgePer::degree}};
+const Recipe local_quadratic_attention{KernelWeights{.scale = Scale::rsqrt_key()}, Polynomial{.degree = 2},
+                                       Exact{.ridge = Ridge::relative, .per = RidgePer::degree}};
 const Recipe parallax{KernelWeights{.scale = Scale::rsqrt_key()}, Polynomial{.degree = 1}, Amortized{}};
 const Recipe forgetting_attention{KernelWeights{.forget = true}, Constant{}, Exact{}, {.scale = Scale::rsqrt_key()}};
 const Recipe path_attention{PathWeights{}, Constant{}, Exact{}, {.scale = Scale::rsqrt_key()}};
@@ -65,7 +66,10 @@ const Recipe hadamard_linear_attention{EvenWeights{}, LinearMap{.feature = Hadam
 
 // -- gated: one decayed batch step ---------------------------------------------------------------------------------------------------------
 // q times 1 / sqrt K where the official code does so. Per-channel decays are no weights of a regression but its weight decay (layers.md 2.D).
-const Recipe retnet{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};   // log_decay: one number a head, log(1 - 2^(-5-h))
+const Recipe retnet{GeometricWeights{},
+                    LinearMap{},
+                    Descend<Sgd>{.at = initial},
+                    {.scale = Scale::rsqrt_key()}};   // log_decay: one number a head, log(1 - 2^(-5-h))
 const Recipe simple_gla{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe gla{GeometricWeights{.per = Decay::channel}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe hgrn2{GeometricWeights{.per = Decay::channel}, LinearMap{.tied = true}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
@@ -76,7 +80,10 @@ const Recipe mamba{GeometricWeights{.per = Decay::entry}, LinearMap{}, Descend<S
 const Recipe mamba2{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}};                      // the same, one A a head
 const Recipe mamba3{GeometricWeights{}, LinearMap{}, Descend<Trapezoid>{.at = initial}};                // v = u; without its rotation of q and k
 const Recipe rwkv6{GeometricWeights{.per = Decay::channel}, LinearMap{.bonus = true}, Descend<Sgd>{.at = initial}, {.read = Read::strict}};
-const Recipe mlstm{GeometricWeights{.write = WriteGate::log}, LinearMap{.normaliser = Normaliser::max1}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
+const Recipe mlstm{GeometricWeights{.write = WriteGate::log},
+                   LinearMap{.normaliser = Normaliser::max1},
+                   Descend<Sgd>{.at = initial},
+                   {.scale = Scale::rsqrt_key()}};
 const Recipe mlstm_sigmoid{GeometricWeights{.write = WriteGate::gate}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe log_linear_attention{FenwickWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}};
 

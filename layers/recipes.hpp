@@ -35,7 +35,8 @@ extern const Recipe linear_attention, normalised_linear_attention, relu_linear_a
 // gated
 extern const Recipe retnet, simple_gla, gla, hgrn2, hgrn, gateloop, lru, mamba, mamba2, mamba3, rwkv6, mlstm, mlstm_sigmoid, log_linear_attention;
 // online learners
-extern const Recipe delta_net, delta_net_negative, gated_delta_net, kda, gdn2, comba, rwkv7, delta_product, gated_delta_product, longhorn, longhorn_diagonal, l2_sgd, preconditioned_delta, preconditioned_kda, oja, momentum_delta;
+extern const Recipe delta_net, delta_net_negative, gated_delta_net, kda, gdn2, comba, rwkv7, delta_product, gated_delta_product, longhorn,
+    longhorn_diagonal, l2_sgd, preconditioned_delta, preconditioned_kda, oja, momentum_delta;
 // nonlinear memories
 extern const Recipe ttt_linear, ttt_mlp, titans, titans_strict, titans_lucidrains, lact, lact_muon, omega_net, atlas;
 }

@@ -14,7 +14,9 @@ extern const Route cpu_blocked, cuda_streaming;
 namespace {
 
 // What the definition costs at least: the memory is read and written once a token; linear classes touch K V numbers.
-double fold_flops(const Recipe&, const Problem& p) { return double(p.batch * p.tokens * p.heads) * 6.0 * double(p.key_dim * p.value_dim) * (p.training ? 3 : 1); }
+double fold_flops(const Recipe&, const Problem& p) {
+  return double(p.batch * p.tokens * p.heads) * 6.0 * double(p.key_dim * p.value_dim) * (p.training ? 3 : 1);
+}
 double fold_bytes(const Recipe&, const Problem& p) {
   return double(p.batch * p.tokens * p.heads) * double(2 * p.key_dim + 2 * p.value_dim) * double(bytes_of(p.dtype)) * (p.training ? 3 : 1);
 }

@@ -1,3 +1,4 @@
+// ShortConv: the whole sequence, or one token with the last W-1 carried.
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/short_conv.hpp>

@@ -1,3 +1,4 @@
+// A slot's size as text: a number, or a multiple of K or V.
 #include <ttr/layers/slot.hpp>
 
 namespace ttr {

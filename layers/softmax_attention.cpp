@@ -58,9 +58,18 @@ Tensors define(const Tensors& x, const Setting& s) {
 struct Saved { Tensors x; Tensor y, lse; Setting setting; };
 
 template <class T, class Place> void forward(const Tensors& x, const Setting& s, Tensor& y, Tensor& lse, Place place) {
-  AttentionForward<T> f{.size = sizes_of(x), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .scale = Wide<T>(s.scale), .strict = s.strict,
-                        .query_segments = in<int32_t>(s.query_segments), .key_segments = in<int32_t>(s.key_segments), .y = rows<T>(y), .lse = out<Wide<T>>(lse)};
-  if constexpr (place.cuda) must("softmax_attention", cuda::softmax_attention_forward(f, Scratch(cuda::softmax_attention_workspace(f), y.device()), place.stream));
+  AttentionForward<T> f{.size = sizes_of(x),
+                        .q = rows<T>(x[kQ]),
+                        .k = rows<T>(x[kK]),
+                        .v = rows<T>(x[kV]),
+                        .scale = Wide<T>(s.scale),
+                        .strict = s.strict,
+                        .query_segments = in<int32_t>(s.query_segments),
+                        .key_segments = in<int32_t>(s.key_segments),
+                        .y = rows<T>(y),
+                        .lse = out<Wide<T>>(lse)};
+  if constexpr (place.cuda)
+    must("softmax_attention", cuda::softmax_attention_forward(f, Scratch(cuda::softmax_attention_workspace(f), y.device()), place.stream));
   else must("softmax_attention", cpu::softmax_attention_forward(f, Scratch(cpu::softmax_attention_workspace(f), y.device())));
 }
 template <class T, class Place> void backward(const Saved& s, const Tensor& dy, Tensors& d, Place place) {
@@ -69,7 +78,9 @@ template <class T, class Place> void backward(const Saved& s, const Tensor& dy, 
                          .strict = s.setting.strict, .query_segments = in<int32_t>(s.setting.query_segments),
                          .key_segments = in<int32_t>(s.setting.key_segments), .y = rows<T>(s.y), .lse = in<Wide<T>>(s.lse), .dy = rows<T>(dy),
                          .dq = rows<T>(d[kQ]), .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV])};
-  if constexpr (place.cuda) must("softmax_attention", cuda::softmax_attention_backward(b, Scratch(cuda::softmax_attention_workspace(b), dy.device()), place.stream));
+  if constexpr (place.cuda)
+    must("softmax_attention",
+         cuda::softmax_attention_backward(b, Scratch(cuda::softmax_attention_workspace(b), dy.device()), place.stream));
   else must("softmax_attention", cpu::softmax_attention_backward(b, Scratch(cpu::softmax_attention_workspace(b), dy.device())));
 }
 
@@ -111,14 +122,16 @@ std::string accepts(const Recipe& r, const Problem& p, DeviceKind device) {
 Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   Tensor q = normed_keys(a.slots.at("q"), r.reading()), k = normed_keys(a.slots.at("k"), r.reading()), v = a.slots.at("v");
   if (r.weights().ask<KernelWeights>()->temperature)   // logits times a number a head: q times that number
-    q = q * cast(reshape(a.slots.at("temperature"), {1, 1, p.heads, 1}), p.dtype);
+    q = cast(cast(q, wide(p.dtype)) * cast(reshape(a.slots.at("temperature"), {1, 1, p.heads, 1}), wide(p.dtype)), p.dtype);
   const Tensor documents = p.segments ? documents_of(a.segments) : Tensor();   // the kernel compares numbers: one that comes again is another document
   Setting setting{.scale = r.reading().scale.at(p.key_dim), .strict = r.reading().read == Read::strict, .query_segments = documents, .key_segments = documents};
   const Dtype dtype = wide(p.dtype);
   if (!a.state.empty()) {
     const auto carried = [&](const char* name, const Tensor& x) {
       const auto found = a.state.find(name);
-      if (found == a.state.end()) throw refuse("memory", "state {} is missing, needs it with shape [B, tokens, heads, D]; pass on what an earlier call answered", name);
+      if (found == a.state.end())
+        throw refuse("memory", "state {} is missing, needs it with shape [B, tokens, heads, D]; pass on what an earlier call answered",
+                     name);
       const Tensor& old = found->second;
       if (old.rank() != 4 || old.shape().with(1, x.size(1)) != x.shape())
         throw refuse("memory", "state {} has shape {}, needs {} with any number of tokens", name, to_string(old.shape()), to_string(x.shape()));
@@ -148,7 +161,17 @@ double bytes(const Recipe&, const Problem& p) {
 }  // namespace
 
 extern const Route cpu_blocked, cuda_streaming;
-const Route cpu_blocked{"softmax_attention/cpu-blocked", "softmax_attention", [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cpu); }, run, flops, bytes};
-const Route cuda_streaming{"softmax_attention/cuda-streaming", "softmax_attention", [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cuda); }, run, flops, bytes};
+const Route cpu_blocked{"softmax_attention/cpu-blocked",
+                        "softmax_attention",
+                        [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cpu); },
+                        run,
+                        flops,
+                        bytes};
+const Route cuda_streaming{"softmax_attention/cuda-streaming",
+                           "softmax_attention",
+                           [](const Recipe& r, const Problem& p) { return accepts(r, p, DeviceKind::cuda); },
+                           run,
+                           flops,
+                           bytes};
 
 }  // namespace ttr::softmax_attention

@@ -1,3 +1,4 @@
+// The usual surroundings of each published recipe.
 #include <string_view>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/layers/surroundings.hpp>

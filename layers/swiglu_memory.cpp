@@ -1,3 +1,4 @@
+// The gated perceptron: loss and read share one apply.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/swiglu_memory.hpp>
 

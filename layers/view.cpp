@@ -1,3 +1,4 @@
+// View: lookups on the timeline, and named tensors.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/view.hpp>
 

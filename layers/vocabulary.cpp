@@ -1,3 +1,4 @@
+// The words that ttr knows, and the grammar around them.
 #include <ttr/layers/fenwick_weights.hpp>
 #include <ttr/layers/layer_norm_memory.hpp>
 #include <ttr/layers/muon_schedule.hpp>
@@ -44,7 +45,9 @@ Recipe Vocabulary::parse(const std::string& text) const {
   const std::vector<std::string> parts = split_triple(text);
   if (parts.size() == 1) return published(parts[0]).recipe;
   if (parts.size() > 4 || parts.size() < 3)
-    throw refuse("recipe", "'{}' has {} parts, needs weights / function / optimizer, with reading[...] as a fourth if wanted, or a published name", text, parts.size());
+    throw refuse("recipe",
+                 "'{}' has {} parts, needs weights / function / optimizer, with reading[...] as a fourth if wanted, or a published name",
+                 text, parts.size());
   const auto [w, w_options] = detail::split_call("recipe", parts[0]);
   const auto [f, f_options] = detail::split_call("recipe", parts[1]);
   const auto [o, o_options] = detail::split_call("recipe", parts[2]);

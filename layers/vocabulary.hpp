@@ -16,7 +16,9 @@ class Vocabulary {
     else if constexpr (FeatureMap<T>) features_[key<T>()] = [](const std::string& o) { return AnyFeature(from_options<T>(ingredient_name<T>(), o)); };
     else if constexpr (Weights<T>) weights_[key<T>()] = [](const std::string& o) { return AnyWeights(from_options<T>(ingredient_name<T>(), o)); };
     else {
-      static_assert(requires { T::memories; }, "this type is no ingredient: it needs what weights, a function class, an optimizer, a feature map or a rule has");
+      static_assert(
+          requires { T::memories; },
+          "this type is no ingredient: it needs what weights, a function class, an optimizer, a feature map or a rule has");
       rules_[ingredient_name<T>()] = [](const std::string& o) { return AnyOptimizer(from_options<Descend<T>>("descend", o)); };
     }
   }

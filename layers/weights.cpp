@@ -1,3 +1,4 @@
+// Regression weights: forgetting as a step, and as numbers.
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/weights.hpp>
 
@@ -54,7 +55,7 @@ Pack GeometricWeights::discount(const Pack& theta, const Pack&, const View& view
       p = p * per_row(a, p);
       continue;
     }
-    const bool matrix = p.rank() == 3;                              // memory [N, V, P]; a normalizer [N, P] forgets with the channels, a value [N, V] with itself
+    const bool matrix = p.rank() == 3;   // memory [N, V, P]; a normalizer [N, P] forgets with the channels, a value [N, V] with itself
     const bool channels = matrix || name == "normalizer";
     if (per == Decay::value && !matrix && channels) continue;
     if (per == Decay::entry && matrix) {
@@ -62,9 +63,14 @@ Pack GeometricWeights::discount(const Pack& theta, const Pack&, const View& view
       continue;
     }
     if (per == Decay::entry || (per == Decay::channel && !channels))
-      throw refuse("geometric", "{} has shape {} and the decay is per {}, needs a memory [N, V, K]", name, to_string(p.shape()), per == Decay::entry ? "entry" : "channel");
+      throw refuse("geometric", "{} has shape {} and the decay is per {}, needs a memory [N, V, K]", name, to_string(p.shape()),
+                   per == Decay::entry ? "entry" : "channel");
     const int axis = per == Decay::value ? 1 : p.rank() - 1;
-    const auto along = [&](const Tensor& x) { return axis == p.rank() - 1 && matrix ? reshape(x, {x.size(0), 1, x.size(1)}) : axis == 1 && matrix ? reshape(x, {x.size(0), x.size(1), 1}) : x; };
+    const auto along = [&](const Tensor& x) {
+      return axis == p.rank() - 1 && matrix ? reshape(x, {x.size(0), 1, x.size(1)})
+             : axis == 1 && matrix          ? reshape(x, {x.size(0), x.size(1), 1})
+                                            : x;
+    };
     if (!phase) {
       if (a.size(-1) != p.size(axis))
         throw refuse("geometric", "log_decay has {} channels, the memory has {}, needs as many; features change their number", a.size(-1), p.size(axis));
@@ -120,7 +126,9 @@ std::vector<Slot> KernelWeights::slots() const {
   if (kernel == Kernel::gaussian) list.push_back({"bandwidth", Per::head, {}, positive, 1});
   if (temperature) list.push_back({"temperature", Per::head, {}, positive, 10});
   if (forget) list.push_back({"log_decay", Per::token, {}, log_of_unit, -0.05});
-  if (norm_weights) list.push_back({"q_norm_weight", Per::head, {key_size}, any_value, 1}), list.push_back({"k_norm_weight", Per::head, {key_size}, any_value, 1});
+  if (norm_weights)
+    list.push_back({"q_norm_weight", Per::head, {key_size}, any_value, 1}),
+        list.push_back({"k_norm_weight", Per::head, {key_size}, any_value, 1});
   return list;
 }
 

@@ -15,13 +15,19 @@ struct EvenWeights {
 // gamma_i = w_i prod_{s > i} a_s with a_s = exp(log_decay_s) (arXiv 2312.06635). Per head the decay is a weight; per channel, value or entry it is
 // the weight decay of a regression whose columns, rows or entries each forget at their own rate, so only a step on the parameters.
 enum class Decay { head, channel, value, entry };     // log_decay [T], [T, K], [T, V], [T, V, K]
-enum class WriteGate { none, gate, log, tied };       // w_i: 1, the slot write_gate in [0, 1], exp of the unbounded slot log_write_gate (mLSTM), or 1 - a_i (HGRN)
+enum class WriteGate {
+  none,
+  gate,
+  log,
+  tied
+};   // w_i: 1, the slot write_gate in [0, 1], exp of the unbounded slot log_write_gate (mLSTM), or 1 - a_i (HGRN)
 template <> struct NamesOf<Decay> {
   static constexpr std::pair<Decay, const char*> names[] = {
       {Decay::head, "head"}, {Decay::channel, "channel"}, {Decay::value, "value"}, {Decay::entry, "entry"}};
 };
 template <> struct NamesOf<WriteGate> {
-  static constexpr std::pair<WriteGate, const char*> names[] = {{WriteGate::none, "none"}, {WriteGate::gate, "gate"}, {WriteGate::log, "log"}, {WriteGate::tied, "tied"}};
+  static constexpr std::pair<WriteGate, const char*> names[] = {
+      {WriteGate::none, "none"}, {WriteGate::gate, "gate"}, {WriteGate::log, "log"}, {WriteGate::tied, "tied"}};
 };
 struct GeometricWeights {
   static constexpr const char* name = "geometric";
@@ -55,7 +61,9 @@ struct WeightDecay {
 // norm_weights: q and k times the learned slots q_norm_weight and k_norm_weight, after the reading's key norm (arXiv 2302.05442).
 // temperature: logits times a learned slot, one a head (arXiv 2010.04245). forget: times prod a_s (arXiv 2503.02130).
 enum class Kernel { exponential, gaussian };
-template <> struct NamesOf<Kernel> { static constexpr std::pair<Kernel, const char*> names[] = {{Kernel::exponential, "exponential"}, {Kernel::gaussian, "gaussian"}}; };
+template <> struct NamesOf<Kernel> {
+  static constexpr std::pair<Kernel, const char*> names[] = {{Kernel::exponential, "exponential"}, {Kernel::gaussian, "gaussian"}};
+};
 struct KernelWeights {
   static constexpr const char* name = "kernel";
   Kernel kernel = Kernel::exponential;

@@ -1,3 +1,4 @@
+// The window: which pairs are inside, each with its slot's weight.
 #include <algorithm>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/optimizers.hpp>

@@ -1,3 +1,4 @@
+// Muon: the iteration, and its published coefficients.
 #include <ttr/optim/muon.hpp>
 
 namespace ttr {

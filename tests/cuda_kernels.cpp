@@ -406,7 +406,8 @@ template <class T> void check_softmax(int64_t rows, int64_t n) {
   for (int64_t r = 0; r < rows; ++r) {
     double top = kNone, sum = 0, dot = 0;
     for (int64_t j = 0; j < n; ++j) top = std::max(top, x[size_t(r * n + j)]);
-    for (int64_t j = 0; j < n; ++j) sum += top == kNone ? 0 : std::exp(x[size_t(r * n + j)] - top), dot += probabilities[size_t(r * n + j)] * dy[size_t(r * n + j)];
+    for (int64_t j = 0; j < n; ++j)
+      sum += top == kNone ? 0 : std::exp(x[size_t(r * n + j)] - top), dot += probabilities[size_t(r * n + j)] * dy[size_t(r * n + j)];
     for (int64_t j = 0; j < n; ++j) {
       const size_t i = size_t(r * n + j);
       y[i] = top == kNone ? 0 : std::exp(x[i] - top) / sum;
@@ -448,7 +449,9 @@ template <class T> void check_norm(int64_t rows, int64_t n, bool centred, bool w
   }
   const Remote<T> rx(x), rw(w), rb(b), rdy(dy), ry(rows * n), rdx(rows * n), rdw(n), rdb(n);
   const Remote<A> r_mean(rows), r_rstd(rows);
-  const NormForward<T> f{rows, n, rx, weighted ? rw.at() : nullptr, weighted && centred ? rb.at() : nullptr, A(eps), ry, centred ? r_mean.at() : nullptr, r_rstd};
+  const NormForward<T> f{
+      rows,  n, rx, weighted ? rw.at() : nullptr, weighted && centred ? rb.at() : nullptr, A(eps), ry, centred ? r_mean.at() : nullptr,
+      r_rstd};
   OK(centred ? cuda::layer_norm_forward(f, cuda::stream()) : cuda::rms_norm_forward(f, cuda::stream()));
   close<T>("y" + what, ry.values(), y);
   if (n > 0) {
@@ -556,8 +559,9 @@ template <class T> void check_rotary(RotarySizes s) {
 }
 
 template <class T> void check_matmul(Product p) {
-  const std::string what = "matmul " + std::to_string(p.batch) + " x [" + std::to_string(p.m) + ", " + std::to_string(p.k) + "] [" + std::to_string(p.k) + ", " +
-                           std::to_string(p.n) + "]" + (p.transpose_a ? " A^T" : "") + (p.transpose_b ? " B^T" : "");
+  const std::string what = "matmul " + std::to_string(p.batch) + " x [" + std::to_string(p.m) + ", " + std::to_string(p.k) + "] [" +
+                           std::to_string(p.k) + ", " + std::to_string(p.n) + "]" + (p.transpose_a ? " A^T" : "") +
+                           (p.transpose_b ? " B^T" : "");
   const Values a = rounded<T>(random_values(p.stride_a == 0 ? p.m * p.k : p.batch * p.m * p.k, 91));
   const Values b = rounded<T>(random_values(p.stride_b == 0 ? p.k * p.n : p.batch * p.k * p.n, 92));
   Values c = blank(p.batch * p.m * p.n);
@@ -566,7 +570,8 @@ template <class T> void check_matmul(Product p) {
       for (int64_t j = 0; j < p.n; ++j) {
         double sum = 0;
         for (int64_t k = 0; k < p.k; ++k)
-          sum += a[size_t(s * p.stride_a + (p.transpose_a ? k * p.m + i : i * p.k + k))] * b[size_t(s * p.stride_b + (p.transpose_b ? j * p.k + k : k * p.n + j))];
+          sum += a[size_t(s * p.stride_a + (p.transpose_a ? k * p.m + i : i * p.k + k))] *
+                 b[size_t(s * p.stride_b + (p.transpose_b ? j * p.k + k : k * p.n + j))];
         c[size_t((s * p.m + i) * p.n + j)] = sum;
       }
   const Remote<T> ra(a), rb(b), rc(int64_t(c.size()));

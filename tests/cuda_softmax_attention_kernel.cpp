@@ -23,9 +23,16 @@ template <class T> AttentionResult run(const AttentionProblem& p, int64_t extra 
   auto query_segments = p.query_segments, key_segments = p.key_segments;
 
   DeviceBuffers device;
-  AttentionForward<T> f{.size = s, .q = {device(q), q_stride}, .k = {device(k), k_stride}, .v = {device(v), v_stride}, .scale = Wide<T>(p.scale), .strict = p.strict,
+  AttentionForward<T> f{.size = s,
+                        .q = {device(q), q_stride},
+                        .k = {device(k), k_stride},
+                        .v = {device(v), v_stride},
+                        .scale = Wide<T>(p.scale),
+                        .strict = p.strict,
                         .query_segments = query_segments.empty() ? nullptr : device(query_segments),
-                        .key_segments = query_segments.empty() ? nullptr : device(key_segments), .y = {device(y), y_stride}, .lse = device(lse)};
+                        .key_segments = query_segments.empty() ? nullptr : device(key_segments),
+                        .y = {device(y), y_stride},
+                        .lse = device(lse)};
   REQUIRE(cuda::softmax_attention_forward(f, device.scratch(cuda::softmax_attention_workspace(f)), cuda::stream()) == Status::ok);
   AttentionBackward<T> g{.size = s, .q = f.q, .k = f.k, .v = f.v, .scale = f.scale, .strict = p.strict, .query_segments = f.query_segments,
                          .key_segments = f.key_segments, .y = {f.y.at, y_stride}, .lse = f.lse, .dy = {device(dy), y_stride}, .dq = {}, .dk = {}, .dv = {}};
@@ -35,7 +42,11 @@ template <class T> AttentionResult run(const AttentionProblem& p, int64_t extra 
   if (only < 0 || only == 2) g.dv = {to_v, v_stride};
   REQUIRE(cuda::softmax_attention_backward(g, device.scratch(cuda::softmax_attention_workspace(g)), cuda::stream()) == Status::ok);
   CHECK(device.download());
-  return {take_up(y, y_width, y_stride), {lse.begin(), lse.end()}, take_up(dq, q_width, q_stride), take_up(dk, k_width, k_stride), take_up(dv, v_width, v_stride)};
+  return {take_up(y, y_width, y_stride),
+          {lse.begin(), lse.end()},
+          take_up(dq, q_width, q_stride),
+          take_up(dk, k_width, k_stride),
+          take_up(dv, v_width, v_stride)};
 }
 
 template <class T> AttentionProblem rounded_to(AttentionProblem p) {

@@ -143,7 +143,8 @@ TEST_SUITE("graph") {
     const Tensor x = variable(w), y = sum(x * x), z = sum(x * 2.0);
     CHECK(values_of(grad(y, x)) == std::vector<double>{2, 4});
     w.mutate<double>()[0] = 5;
-    CHECK(refusal([&] { grad(y, x); }) == "[grad] a tensor that mul saved was modified in place since, needs its old values; take derivatives before the update");
+    CHECK(refusal([&] { grad(y, x); }) ==
+          "[grad] a tensor that mul saved was modified in place since, needs its old values; take derivatives before the update");
     CHECK(values_of(grad(z, x)) == std::vector<double>{2, 2});   // what needs no old value still works
   }
 

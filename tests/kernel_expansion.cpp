@@ -92,7 +92,13 @@ TEST_SUITE("kernel_expansion") {
     const Recipe whole = parse_recipe("even / kernel_expansion / exact[ridge=constant] / reading[visible=everything]");
     slots["ridge"] = without["ridge"] = full({1}, 0.3, f64);
     CHECK(difference(fold(regression, {.slots = slots}).y, fold(whole, {.slots = without}).y) < 1e-10);
-    CHECK(difference(fold(regression, {.slots = slots}).y, fold(kernel, {.slots = [&] { Slots s = without; s.erase("ridge"); return s; }()}).y) > 0.1);   // not the smoother
+    CHECK(difference(fold(regression, {.slots = slots}).y, fold(kernel, {.slots =
+                                                                             [&] {
+                                                                               Slots s = without;
+                                                                               s.erase("ridge");
+                                                                               return s;
+                                                                             }()})
+                                                               .y) > 0.1);   // not the smoother
   }
 
   TEST_CASE("earlier queries are not kept, and that is said") {

@@ -118,7 +118,9 @@ TEST_SUITE("ops_linalg") {
 
   TEST_CASE("errors name both shapes") {
     CHECK(message([] { cholesky(zeros({2, 3})); }) == "[cholesky] a is [2, 3], needs square matrices [..., n, n]");
-    CHECK(message([] { solve(zeros({3, 3}), zeros({4, 1})); }) == "[solve] b is [4, 1], needs the leading axes of a [3, 3] and 3 rows [..., 3, m]; a vector is a matrix of one column");
+    CHECK(message([] {
+            solve(zeros({3, 3}), zeros({4, 1}));
+          }) == "[solve] b is [4, 1], needs the leading axes of a [3, 3] and 3 rows [..., 3, m]; a vector is a matrix of one column");
     CHECK(message([] { solve_triangular(zeros({2, 3, 3}), zeros({3, 1})); }) ==
           "[solve_triangular] b is [3, 1], needs the leading axes of l [2, 3, 3] and 3 rows [..., 3, m]; a vector is a matrix of one column");
   }

@@ -67,6 +67,8 @@ TEST_SUITE("ops_loss") {
           "[cross_entropy] label 1 of 2 is 3, needs less than 3, the number of classes; a negative label is ignored");
     CHECK(message([] { cross_entropy(zeros({2, 3}), from_vector<int32_t>({0}, {1})); }) ==
           "[cross_entropy] labels is [1], needs [2], the shape of logits [2, 3] without its last axis");
-    CHECK(message([] { cross_entropy(zeros({2, 3}), zeros({2})); }) == "[cross_entropy] dtype of labels is f32, needs i32; make them with from_vector<int32_t>");
+    CHECK(message([] {
+            cross_entropy(zeros({2, 3}), zeros({2}));
+          }) == "[cross_entropy] dtype of labels is f32, needs i32; make them with from_vector<int32_t>");
   }
 }

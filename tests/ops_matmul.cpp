@@ -79,7 +79,9 @@ TEST_SUITE("ops_matmul") {
           "[matmul] inner size of a [2, 3] transposed is 2, needs 3 as in b [4, 3] transposed; transpose one operand");
     CHECK(message([] { matmul(zeros({2, 2, 3}), zeros({4, 3, 5})); }) ==
           "[matmul] leading axes of a [2, 2, 3] are [2], needs [4] as in b [4, 3, 5]; broadcast_to or drop them on one side");
-    CHECK(message([] { matmul(zeros({3}), zeros({3, 5})); }) == "[matmul] a is [3], needs at least two axes [..., m, k]; reshape a vector to a row or a column");
+    CHECK(message([] {
+            matmul(zeros({3}), zeros({3, 5}));
+          }) == "[matmul] a is [3], needs at least two axes [..., m, k]; reshape a vector to a row or a column");
     CHECK(message([] { matmul(zeros({2, 3}), zeros({3, 5}, {Dtype::f64})); }).find("dtypes are f32 and f64") != std::string::npos);
   }
 }

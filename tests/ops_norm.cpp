@@ -99,7 +99,8 @@ TEST_SUITE("ops_norm") {
               const Tensor weight = given & 1 ? in[1] : Tensor(), bias = given & 2 ? in.back() : Tensor();
               return centred ? layer_norm(in[0], weight, bias, 1e-3) : rms_norm(in[0], weight, 1e-3);
             };
-            const Row plain = norm_row(centred, given & 1 ? w.to_vector<double>() : std::vector<double>{}, given & 2 ? b.to_vector<double>() : std::vector<double>{}, 1e-3);
+            const Row plain = norm_row(centred, given & 1 ? w.to_vector<double>() : std::vector<double>{},
+                                       given & 2 ? b.to_vector<double>() : std::vector<double>{}, 1e-3);
             CHECK(worst(f(inputs), by_row(x, plain)) < tolerance(dtype, 1e-13, 2e-6));
             CHECK(kernel_against_define(f, inputs) < tolerance(dtype, 1e-12, 2e-5));
             if (dtype != Dtype::f64 || n > 17) continue;
@@ -120,7 +121,8 @@ TEST_SUITE("ops_norm") {
     set_thread_count(before);
     for (size_t i = 0; i < 3; ++i)
       for (const Tensors& f : found) CHECK(f[i].to_vector<float>() == found[0][i].to_vector<float>());
-    const Tensors wide = gradients([](const Tensors& in) { return layer_norm(in[0], in[1], in[2]); }, {cast(x, Dtype::f64), cast(w, Dtype::f64), cast(b, Dtype::f64)});
+    const Tensors wide = gradients([](const Tensors& in) { return layer_norm(in[0], in[1], in[2]); },
+                                   {cast(x, Dtype::f64), cast(w, Dtype::f64), cast(b, Dtype::f64)});
     CHECK(worst(found[0][1], wide[1]) < 2e-5);
     CHECK(worst(found[0][2], wide[2]) < 2e-5);
   }

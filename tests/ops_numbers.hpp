@@ -34,7 +34,9 @@ inline double worst(const std::vector<double>& got, const std::vector<double>& w
   return most;
 }
 inline double worst(const Tensor& got, const std::vector<double>& want) { return worst(got.to_vector<double>(), want); }
-inline double worst(const Tensor& got, const Tensor& want) { return got.shape() == want.shape() ? worst(got.to_vector<double>(), want.to_vector<double>()) : INFINITY; }
+inline double worst(const Tensor& got, const Tensor& want) {
+  return got.shape() == want.shape() ? worst(got.to_vector<double>(), want.to_vector<double>()) : INFINITY;
+}
 
 inline double tolerance(Dtype d, double f64, double f32) { return d == Dtype::f64 ? f64 : f32; }
 

@@ -29,7 +29,13 @@ std::vector<double> plain_conv(const Tensor& x, const Tensor& weight, const Tens
 TEST_SUITE("ops_sequence") {
   TEST_CASE("causal_conv equals a plain loop; its kernel equals its definition") {
     for (const Dtype dtype : {Dtype::f64, Dtype::f32})
-      for (const auto& [B, T, D, W] : {std::tuple<int64_t, int64_t, int64_t, int64_t>{2, 5, 3, 4}, {1, 1, 2, 4}, {2, 2, 3, 5}, {2, 3, 65, 1}, {1, 130, 70, 4}, {1, 65, 4, 70}, {2, 3, 260, 3}})
+      for (const auto& [B, T, D, W] : {std::tuple<int64_t, int64_t, int64_t, int64_t>{2, 5, 3, 4},
+                                       {1, 1, 2, 4},
+                                       {2, 2, 3, 5},
+                                       {2, 3, 65, 1},
+                                       {1, 130, 70, 4},
+                                       {1, 65, 4, 70},
+                                       {2, 3, 260, 3}})
         for (const int given : {0, 1, 2, 3}) {   // bit 0: bias, bit 1: past
           CAPTURE(B); CAPTURE(T); CAPTURE(D); CAPTURE(W); CAPTURE(given); CAPTURE(std::string(name_of(dtype)));
           const Tensor x = random_tensor({B, T, D}, 1, dtype), w = random_tensor({D, W}, 2, dtype);
@@ -105,7 +111,9 @@ TEST_SUITE("ops_sequence") {
   TEST_CASE("errors name both shapes") {
     CHECK(message([] { rotary(zeros({1, 2, 3, 5})); }) == "[rotary] last axis of x [1, 2, 3, 5] is 5, needs an even size, for it is rotated in pairs");
     CHECK(message([] { rotary(zeros({2, 3, 4})); }) == "[rotary] x is [2, 3, 4], needs four axes [B, T, H, D]; reshape it");
-    CHECK(message([] { causal_conv(zeros({1, 2, 3}), zeros({4, 2})); }) == "[causal_conv] weight is [4, 2], needs [3, W] with W at least 1, one row a channel of x [1, 2, 3]");
+    CHECK(message([] {
+            causal_conv(zeros({1, 2, 3}), zeros({4, 2}));
+          }) == "[causal_conv] weight is [4, 2], needs [3, W] with W at least 1, one row a channel of x [1, 2, 3]");
     CHECK(message([] { causal_conv(zeros({1, 2, 3}), zeros({3, 4}), {}, zeros({1, 4, 3})); }) ==
           "[causal_conv] past is [1, 4, 3], needs [1, 3, 3], the tokens before x [1, 2, 3] that weight [3, 4] reaches");
     CHECK(message([] { causal_conv(zeros({1, 2, 3}), zeros({3, 4}), zeros({4})); }) == "[causal_conv] bias is [4], needs [3], one a channel of x [1, 2, 3]");

@@ -15,7 +15,8 @@ TEST_SUITE("parity") {
   }
 
   TEST_CASE("a comparison that is off says what, where, and by how much") {
-    const parity::Parts want{{"y", {{2}, {1, 2}}}, {"dq", {{1}, {0}}}, {"dk", {{1}, {1}}}}, got{{"y", {{2}, {1, 2.5}}}, {"dq", {{1}, {NAN}}}, {"extra", {{}, {1}}}};
+    const parity::Parts want{{"y", {{2}, {1, 2}}}, {"dq", {{1}, {0}}}, {"dk", {{1}, {1}}}},
+        got{{"y", {{2}, {1, 2.5}}}, {"dq", {{1}, {NAN}}}, {"extra", {{}, {1}}}};
     CHECK(parity::mismatch(got, want, "here", [](const std::string&) { return 1e-9; }) ==
           "here: dk is missing\n"
           "here: dq [1] is off by inf, needs 1e-09: worst [0] is nan, needs 0\n"

@@ -129,7 +129,9 @@ TEST_SUITE("program") {
     CHECK(by_name.at("titans").at("kernels") == Json({{"cpu", Json::array()}, {"cuda", Json::array()}}));
     CHECK(by_name.at("softmax_attention").at("state") == Json::array({"keys", "position", "values"}));
     for (const Json& slot : gated.at("slots"))
-      if (slot.at("name") == "log_decay") CHECK(slot == Json({{"name", "log_decay"}, {"per", "token"}, {"shape", Json::array()}, {"range", {nullptr, 0.0}}, {"required", true}}));
+      if (slot.at("name") == "log_decay")
+        CHECK(slot ==
+              Json({{"name", "log_decay"}, {"per", "token"}, {"shape", Json::array()}, {"range", {nullptr, 0.0}}, {"required", true}}));
     CHECK(ttr_run(folder, "recipes").out.find("gated_delta_net") != std::string::npos);
   }
 
@@ -158,7 +160,9 @@ TEST_SUITE("program") {
       if (trial.options.find("--scale") != std::string::npos) reading = {.scale = {0.5}, .key_norm = KeyNorm::l2, .key_eps = 1e-3};
       if (trial.options.find("strict") != std::string::npos) reading.read = Read::strict;
       recipe = recipe.with(reading);
-      if (trial.name == "linear_attention") recipe = Recipe(EvenWeights{}, LinearMap{.feature = Identity{}, .normaliser = Normaliser::sum, .eps = 0.01}, Descend<Sgd>{.at = initial});
+      if (trial.name == "linear_attention")
+        recipe = Recipe(EvenWeights{}, LinearMap{.feature = Identity{}, .normaliser = Normaliser::sum, .eps = 0.01},
+                        Descend<Sgd>{.at = initial});
 
       Arguments a;
       a.want_state = true;
@@ -174,7 +178,8 @@ TEST_SUITE("program") {
       const Tensors d = grad(ys, dys, xs);
 
       write(folder / "a.safetensors", given);
-      const Ran ran = ttr_run(folder, "apply --recipe " + trial.name + " --in " + folder / "a.safetensors" + " --out " + folder / "b.safetensors" + " --dtype f64 --grad " + trial.options);
+      const Ran ran = ttr_run(folder, "apply --recipe " + trial.name + " --in " + folder / "a.safetensors" + " --out " +
+                                          folder / "b.safetensors" + " --dtype f64 --grad " + trial.options);
       CAPTURE(ran.err);
       REQUIRE(ran.code == 0);
       const SafetensorsFile out(folder / "b.safetensors");
@@ -200,7 +205,9 @@ TEST_SUITE("program") {
       CAPTURE(ran.err);
       REQUIRE(ran.code == 0);
     };
-    for (const auto& [name, inputs] : {std::pair{std::string("gated_delta_net"), delta_inputs()}, {"qknorm_attention", attention_inputs()}, {"mesa", attention_inputs()}}) {
+    for (const auto& [name, inputs] : {std::pair{std::string("gated_delta_net"), delta_inputs()},
+                                       {"qknorm_attention", attention_inputs()},
+                                       {"mesa", attention_inputs()}}) {
       CAPTURE(name);
       auto whole = inputs;
       if (name == "qknorm_attention") whole["temperature"] = full({H}, 3, f64);

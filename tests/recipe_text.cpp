@@ -42,7 +42,9 @@ struct RecentWeights {   // gamma_i = 1 / (1 + age)
 struct Offset {   // m(k) = k + c, for K = V
   std::vector<Slot> slots() const { return {}; }
   Pack init(const View& view) const { return {{{"offset", zeros({view.rows(), view.value_dim()}, view.options())}}}; }
-  Tensor loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return half_square(view.pair("k", i) + theta["offset"] - view.pair("v", i)); }
+  Tensor loss(const Pack& theta, const Pack&, const View& view, int64_t i) const {
+    return half_square(view.pair("k", i) + theta["offset"] - view.pair("v", i));
+  }
   Tensor read(const Pack& theta, const View& view, const Tensor&) const { return view.now("q") + theta["offset"]; }
 };
 
@@ -122,7 +124,8 @@ TEST_SUITE("recipe_text") {
     CHECK(contains(sentence("even / linear / descent"), "did you mean 'descend'?"));
     CHECK(contains(sentence("even / linear / descend[rule=momentun]"), "[recipe] rule 'momentun' is unknown, needs one of: adamw, momentum,"));
     CHECK(contains(sentence("even / linear / descend[rule=momentun]"), "did you mean 'momentum'?"));
-    CHECK(contains(sentence("even / linear / exact[rigde=constant]"), "[exact] option 'rigde' is unknown, needs one of: ridge, per, chunk; did you mean 'ridge'?"));
+    CHECK(contains(sentence("even / linear / exact[rigde=constant]"),
+                   "[exact] option 'rigde' is unknown, needs one of: ridge, per, chunk; did you mean 'ridge'?"));
     CHECK(contains(sentence("even / linear / exact[ridge=big]"), "[exact] ridge is 'big', needs one of none, constant, decaying, refreshed, relative"));
     CHECK(contains(sentence("even / polynomial[degree=two] / exact"), "[polynomial] degree is 'two', needs a whole number"));
     CHECK(contains(sentence("kernel[temperature=yes] / constant / exact"), "[kernel] temperature is 'yes', needs true or false"));
@@ -135,11 +138,15 @@ TEST_SUITE("recipe_text") {
   }
 
   TEST_CASE("a mixture that makes no sense is refused with the reason that the compiler gives") {
-    CHECK(contains(sentence("even / mlp / exact"), "[recipe] exact solves a linear system, needs a function class that is linear in its parameters, not mlp; take descend"));
+    CHECK(
+        contains(sentence("even / mlp / exact"),
+                 "[recipe] exact solves a linear system, needs a function class that is linear in its parameters, not mlp; take descend"));
     CHECK(contains(sentence("even / linear[normaliser=sum] / exact"), "linear in its parameters, not linear[normaliser=sum]"));
-    CHECK(contains(sentence("weight_decay / linear / exact"), "exact looks at all visible pairs, needs weights that are numbers, not weight_decay; take descend"));
+    CHECK(contains(sentence("weight_decay / linear / exact"),
+                   "exact looks at all visible pairs, needs weights that are numbers, not weight_decay; take descend"));
     CHECK(contains(sentence("geometric[per=channel] / linear / gradient_steps"), "needs weights that are numbers, not geometric[per=channel]"));
-    CHECK(contains(sentence("kernel / linear / proximal"), "proximal never looks back, needs weights that can forget in one step, not kernel; take even or geometric"));
+    CHECK(contains(sentence("kernel / linear / proximal"),
+                   "proximal never looks back, needs weights that can forget in one step, not kernel; take even or geometric"));
     CHECK(contains(sentence("even / kernel_expansion / descend"),
                    "kernel_expansion has parameters a visible pair, needs an optimizer that solves, not descend; take exact or conjugate_gradient"));
     CHECK(contains(sentence("even / kernel_expansion / gradient_steps"), "needs an optimizer that solves, not gradient_steps"));

@@ -93,7 +93,15 @@ TEST_SUITE("stems") {
     for (const auto& [route, name] : kStems) {
       const Recipe& recipe = published(name).recipe;
       std::vector<Scenario> cases{kSmall};
-      cases.push_back({.batch = 1, .tokens = 6, .heads = 2, .key_heads = 2, .value_heads = 1, .key_dim = 3, .value_dim = 2, .segments = true, .want_state = false});
+      cases.push_back({.batch = 1,
+                       .tokens = 6,
+                       .heads = 2,
+                       .key_heads = 2,
+                       .value_heads = 1,
+                       .key_dim = 3,
+                       .value_dim = 2,
+                       .segments = true,
+                       .want_state = false});
       for (const Scenario& s : cases) {
         CAPTURE(name);
         CAPTURE(s.text());
@@ -105,7 +113,9 @@ TEST_SUITE("stems") {
     }
     const Recipe strict = recipes::softmax_attention.with({.scale = Scale::rsqrt_key(), .read = Read::strict});
     const Flat flat(draw(strict, {.batch = 1, .tokens = 5, .heads = 2, .key_heads = 1, .value_heads = 1, .key_dim = 3, .value_dim = 2}, 22));
-    const GradCheck check = check_grad([&](const Tensors& points) { return everything(remember(strict, flat.with(points), "softmax_attention/cpu-blocked")); }, flat.xs, 2);
+    const GradCheck check =
+        check_grad([&](const Tensors& points) { return everything(remember(strict, flat.with(points), "softmax_attention/cpu-blocked")); },
+                   flat.xs, 2);
     CAPTURE(check.where);
     CHECK(check.within(1e-7));
   }
@@ -247,8 +257,10 @@ TEST_SUITE("stems") {
     CHECK(unknown.find("did you mean 'delta/cpu-chunk'?") != std::string::npos);
     CHECK(refusal([&] { choose(recipes::delta_net, problem, "softmax_attention/cpu-blocked"); }) ==
           "[plan] route softmax_attention/cpu-blocked is asked for and refuses: weights are even, needs kernel");
-    CHECK(refusal([&] { remember(recipes::softmax_attention, {.slots = {{"q", call.slots.at("q")}, {"k", call.slots.at("k")}, {"v", call.slots.at("v")}}}, "delta/cpu-chunk"); }) ==
-          "[plan] route delta/cpu-chunk is asked for and refuses: function class is constant, needs linear");
+    CHECK(refusal([&] {
+            remember(recipes::softmax_attention,
+                     {.slots = {{"q", call.slots.at("q")}, {"k", call.slots.at("k")}, {"v", call.slots.at("v")}}}, "delta/cpu-chunk");
+          }) == "[plan] route delta/cpu-chunk is asked for and refuses: function class is constant, needs linear");
     {
       const Environment set("fold");
       CHECK(std::string(choose(recipes::delta_net, problem).route->name) == "fold");
@@ -303,7 +315,8 @@ TEST_SUITE("stems") {
     CHECK(reason(delta, "delta_net", {.dtype = Dtype::bf16}) == "dtype is bf16, needs f32 or f64 on the cpu");
     CHECK(reason(delta, "delta_net", {.device = cuda_device}) == "the tensors are on cuda, needs cpu");
     CHECK(reason(delta, "even / linear[learned=true] / descend[at=previous]", {.segments = true}) == "documents begin with a learned memory, needs a zero one");
-    CHECK(reason(attention, "softmax_attention", {.segments = true, .want_state = true}) == "a state of packed documents keeps only the last of them, needs fold");
+    CHECK(reason(attention, "softmax_attention", {.segments = true, .want_state = true}) ==
+          "a state of packed documents keeps only the last of them, needs fold");
     for (const char* route : {"delta/cuda-recurrent", "softmax_attention/cuda-streaming"}) {
       const std::string why = reason(route, route[0] == 'd' ? "delta_net" : "softmax_attention");
       CHECK((why == "built without CUDA" || why == "the tensors are on cpu, needs cuda"));
@@ -340,9 +353,15 @@ TEST_SUITE("stems") {
     Slots missing = call.slots;
     missing.erase("step_size");
     CHECK(refusal([&] { remember(recipes::delta_net, {.slots = missing}); }).find("[memory] step_size is missing, needs it with shape [1, 3, 4]") == 0);
-    CHECK(refusal([&] { remember(recipes::delta_net, {.slots = call.slots, .state = {{"memory", zeros({1, 4, 4, 5}, f64)}, {"position", position_state(3)}}}); }) ==
-          "[memory] state memory has shape [1, 4, 4, 5], needs [1, 4, 5, 4]");
-    CHECK(refusal([&] { remember(recipes::delta_net, {.slots = call.slots, .state = {{"position", position_state(3)}}}); }).find("state memory is missing") != std::string::npos);
-    CHECK(refusal([&] { remember(recipes::delta_net, {.slots = call.slots, .segments = zeros({1, 3}, f64)}); }) == "[memory] segments is f64 [1, 3], needs i32 [1, 3]");
+    CHECK(refusal([&] {
+            remember(recipes::delta_net,
+                     {.slots = call.slots, .state = {{"memory", zeros({1, 4, 4, 5}, f64)}, {"position", position_state(3)}}});
+          }) == "[memory] state memory has shape [1, 4, 4, 5], needs [1, 4, 5, 4]");
+    CHECK(refusal([&] {
+            remember(recipes::delta_net, {.slots = call.slots, .state = {{"position", position_state(3)}}});
+          }).find("state memory is missing") != std::string::npos);
+    CHECK(refusal([&] {
+            remember(recipes::delta_net, {.slots = call.slots, .segments = zeros({1, 3}, f64)});
+          }) == "[memory] segments is f64 [1, 3], needs i32 [1, 3]");
   }
 }

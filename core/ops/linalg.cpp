@@ -46,7 +46,9 @@ Tensor substitute(const char* where, const Tensor& l, const Tensor& b, bool uppe
   if (x.count() == 0) return x;
   dispatch(where, b, [&]<class T>(auto place) {
     if constexpr (std::is_same_v<T, bf16>) must(where, Status::bad_size);
-    else if constexpr (place.cuda) must(where, cuda::solve_triangular<T>(batch_of(l), b.size(-2), b.size(-1), upper, transpose, in<T>(l), in<T>(b), out<T>(x), place.stream));
+    else if constexpr (place.cuda)
+      must(where,
+           cuda::solve_triangular<T>(batch_of(l), b.size(-2), b.size(-1), upper, transpose, in<T>(l), in<T>(b), out<T>(x), place.stream));
     else must(where, cpu::solve_triangular<T>(batch_of(l), b.size(-2), b.size(-1), upper, transpose, in<T>(l), in<T>(b), out<T>(x)));
   });
   return x;

@@ -87,7 +87,9 @@ template <class T> Status cholesky(int64_t batch, int64_t n, const T* a, T* l) {
   return Status::ok;
 }
 
-template <class T> Status solve_triangular(int64_t batch, int64_t n, int64_t m, bool upper, bool transpose, const T* l, const T* b, T* x) {   // b, x [batch, n, m]
+template <class T>
+Status solve_triangular(int64_t batch, int64_t n, int64_t m, bool upper, bool transpose, const T* l, const T* b,
+                        T* x) {   // b, x [batch, n, m]
   if (batch < 0 || n < 0 || m < 0) return Status::bad_size;
   if (n == 0 || m == 0) return Status::ok;
   const int64_t strips = (m + kColumns - 1) / kColumns;   // of columns, independent of each other; fixed, so results do not depend on the threads

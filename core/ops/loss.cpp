@@ -51,14 +51,19 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, bool mean) {
   if (!labels.device().is_cuda()) {   // where the host can read them without waiting
     const int32_t* const label = labels.data<int32_t>();
     for (int64_t r = 0; r < rows; ++r)
-      if (label[r] >= n) throw refuse(where, "label {} of {} is {}, needs less than {}, the number of classes; a negative label is ignored", r, rows, label[r], n);
+      if (label[r] >= n)
+        throw refuse(where, "label {} of {} is {}, needs less than {}, the number of classes; a negative label is ignored", r, rows,
+                     label[r], n);
   }
 
   const Options wide_like{wide(logits.dtype()), logits.device()};
   Tensor row_loss = empty({rows}, wide_like), lse = empty({rows}, wide_like);
   dispatch(where, logits, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must(where, cuda::cross_entropy_forward<T>(rows, n, in<T>(logits), in<int32_t>(labels), out<Wide<T>>(row_loss), out<Wide<T>>(lse), place.stream));
-    else must(where, cpu::cross_entropy_forward<T>(rows, n, in<T>(logits), in<int32_t>(labels), out<Wide<T>>(row_loss), out<Wide<T>>(lse)));
+    if constexpr (place.cuda)
+      must(where, cuda::cross_entropy_forward<T>(rows, n, in<T>(logits), in<int32_t>(labels), out<Wide<T>>(row_loss), out<Wide<T>>(lse),
+                                                 place.stream));
+    else
+      must(where, cpu::cross_entropy_forward<T>(rows, n, in<T>(logits), in<int32_t>(labels), out<Wide<T>>(row_loss), out<Wide<T>>(lse)));
   });
   Tensor loss = sum(row_loss), inverse_count;
   if (mean) {
@@ -71,12 +76,17 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, bool mean) {
     const Tensor g = saved.inverse_count.defined() ? s.dy() * saved.inverse_count : s.dy();   // loss = sum_r loss_r / count
     Tensor dx = empty(x.shape(), like(x));
     dispatch(where, x, [&]<class T>(auto place) {
-      if constexpr (place.cuda) must(where, cuda::cross_entropy_backward<T>(rows, n, in<T>(x), in<int32_t>(labels), in<Wide<T>>(saved.lse), in<Wide<T>>(g), out<T>(dx), place.stream));
-      else must(where, cpu::cross_entropy_backward<T>(rows, n, in<T>(x), in<int32_t>(labels), in<Wide<T>>(saved.lse), in<Wide<T>>(g), out<T>(dx)));   // loss_r = lse_r - x_r,label
+      if constexpr (place.cuda)
+        must(where, cuda::cross_entropy_backward<T>(rows, n, in<T>(x), in<int32_t>(labels), in<Wide<T>>(saved.lse), in<Wide<T>>(g),
+                                                    out<T>(dx), place.stream));
+      else
+        must(where, cpu::cross_entropy_backward<T>(rows, n, in<T>(x), in<int32_t>(labels), in<Wide<T>>(saved.lse), in<Wide<T>>(g),
+                                                   out<T>(dx)));   // loss_r = lse_r - x_r,label
     });
     return Tensors{dx};
   };
-  return kernel_op(where, {loss}, {logits}, SavedLoss{lse, inverse_count}, backward, [=](const Tensors& inputs) { return define_cross_entropy(inputs, labels, mean); })[0];
+  return kernel_op(where, {loss}, {logits}, SavedLoss{lse, inverse_count}, backward,
+                   [=](const Tensors& inputs) { return define_cross_entropy(inputs, labels, mean); })[0];
 }
 
 }  // namespace ttr

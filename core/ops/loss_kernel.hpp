@@ -12,7 +12,9 @@ template <class T> Status cross_entropy_backward(int64_t rows, int64_t n, const 
 }  // namespace cpu
 namespace cuda {  // T: float, double, bf16
 template <class T> Status cross_entropy_forward(int64_t rows, int64_t n, const T* x, const int32_t* labels, Wide<T>* loss, Wide<T>* lse, Stream);
-template <class T> Status cross_entropy_backward(int64_t rows, int64_t n, const T* x, const int32_t* labels, const Wide<T>* lse, const Wide<T>* d_loss, T* dx, Stream);
+template <class T>
+Status cross_entropy_backward(int64_t rows, int64_t n, const T* x, const int32_t* labels, const Wide<T>* lse, const Wide<T>* d_loss, T* dx,
+                              Stream);
 }  // namespace cuda
 
 }  // namespace ttr

@@ -13,7 +13,9 @@ constexpr const char* kWhere = "matmul";
 
 Shape leading(const Shape& s) { return Shape(std::span<const int64_t>(s.begin(), size_t(s.rank() - 2))); }
 
-Tensor rows_of(const Tensor& x) { return x.rank() == 2 ? x : reshape(x, {x.count() / std::max<int64_t>(x.size(-1), 1), x.size(-1)}); }   // [..., r, c] -> [(... r), c]
+Tensor rows_of(const Tensor& x) {
+  return x.rank() == 2 ? x : reshape(x, {x.count() / std::max<int64_t>(x.size(-1), 1), x.size(-1)});
+}   // [..., r, c] -> [(... r), c]
 
 Tensor sum_leading(const Tensor& x) {   // [..., r, c] -> [r, c]
   return sum(reshape(x, {leading(x.shape()).count(), x.size(-2), x.size(-1)}), 0);
@@ -56,12 +58,12 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool ta, bool tb) {
   same_kind(kWhere, a, b);
   const int64_t ka = a.size(ta ? -2 : -1), kb = b.size(tb ? -1 : -2);
   if (ka != kb)
-    throw refuse(kWhere, "inner size of a {}{} is {}, needs {} as in b {}{}; transpose one operand", to_string(a.shape()), ta ? " transposed" : "", ka, kb, to_string(b.shape()),
-                 tb ? " transposed" : "");
+    throw refuse(kWhere, "inner size of a {}{} is {}, needs {} as in b {}{}; transpose one operand", to_string(a.shape()),
+                 ta ? " transposed" : "", ka, kb, to_string(b.shape()), tb ? " transposed" : "");
   const bool shared_a = a.rank() == 2 && b.rank() > 2, shared_b = b.rank() == 2 && a.rank() > 2;
   if (!shared_a && !shared_b && !(leading(a.shape()) == leading(b.shape())))
-    throw refuse(kWhere, "leading axes of a {} are {}, needs {} as in b {}; broadcast_to or drop them on one side", to_string(a.shape()), to_string(leading(a.shape())),
-                 to_string(leading(b.shape())), to_string(b.shape()));
+    throw refuse(kWhere, "leading axes of a {} are {}, needs {} as in b {}; broadcast_to or drop them on one side", to_string(a.shape()),
+                 to_string(leading(a.shape())), to_string(leading(b.shape())), to_string(b.shape()));
 
   return primitive(kWhere, product(a, b, ta, tb), {a, b}, keep_inputs, [=](const Sweep& s) {
     const Tensor& dc = s.dy();

@@ -44,7 +44,8 @@ Tensor norm(const char* where, bool centred, const Tensor& x, const Tensor& weig
     const auto fresh = [&](int i, const Shape& shape) { return i >= 0 && s.needs(i) ? empty(shape, like(x)) : Tensor(); };
     Tensor dx = fresh(0, x.shape()), d_weight = fresh(at_weight, {n}), d_bias = fresh(at_bias, {n});
     dispatch(where, x, [&]<class T>(auto place) {
-      const NormBackward<T> p{rows, n, in<T>(x), in<T>(w), in<Wide<T>>(saved.mean), in<Wide<T>>(saved.rstd), in<T>(s.dy()), out<T>(dx), out<T>(d_weight), out<T>(d_bias)};
+      const NormBackward<T> p{rows,          n,          in<T>(x),         in<T>(w),      in<Wide<T>>(saved.mean), in<Wide<T>>(saved.rstd),
+                              in<T>(s.dy()), out<T>(dx), out<T>(d_weight), out<T>(d_bias)};
       if constexpr (place.cuda) {
         const Scratch scratch(cuda::norm_workspace<T>(p), x.device());
         must(where, centred ? cuda::layer_norm_backward<T>(p, scratch, place.stream) : cuda::rms_norm_backward<T>(p, scratch, place.stream));

@@ -31,7 +31,8 @@ template <bool centred, class T> TTR_SIMD_INLINE void forward_rows(const NormFor
 }
 
 // d_weight, d_bias [n]: this part's sums, overwritten; null where not needed
-template <bool centred, class T> TTR_SIMD_INLINE void backward_rows(const NormBackward<T>& p, int64_t begin, int64_t end, T* __restrict d_weight, T* __restrict d_bias) {
+template <bool centred, class T>
+TTR_SIMD_INLINE void backward_rows(const NormBackward<T>& p, int64_t begin, int64_t end, T* __restrict d_weight, T* __restrict d_bias) {
   const int64_t n = p.n;
   if (d_weight) std::fill(d_weight, d_weight + n, T(0));
   if (d_bias) std::fill(d_bias, d_bias + n, T(0));
@@ -56,10 +57,18 @@ TTR_SIMD_CLONES void forward_rms(const NormForward<float>& p, int64_t begin, int
 TTR_SIMD_CLONES void forward_rms(const NormForward<double>& p, int64_t begin, int64_t end) { forward_rows<false>(p, begin, end); }
 TTR_SIMD_CLONES void forward_layer(const NormForward<float>& p, int64_t begin, int64_t end) { forward_rows<true>(p, begin, end); }
 TTR_SIMD_CLONES void forward_layer(const NormForward<double>& p, int64_t begin, int64_t end) { forward_rows<true>(p, begin, end); }
-TTR_SIMD_CLONES void backward_rms(const NormBackward<float>& p, int64_t begin, int64_t end, float* dw, float* db) { backward_rows<false>(p, begin, end, dw, db); }
-TTR_SIMD_CLONES void backward_rms(const NormBackward<double>& p, int64_t begin, int64_t end, double* dw, double* db) { backward_rows<false>(p, begin, end, dw, db); }
-TTR_SIMD_CLONES void backward_layer(const NormBackward<float>& p, int64_t begin, int64_t end, float* dw, float* db) { backward_rows<true>(p, begin, end, dw, db); }
-TTR_SIMD_CLONES void backward_layer(const NormBackward<double>& p, int64_t begin, int64_t end, double* dw, double* db) { backward_rows<true>(p, begin, end, dw, db); }
+TTR_SIMD_CLONES void backward_rms(const NormBackward<float>& p, int64_t begin, int64_t end, float* dw, float* db) {
+  backward_rows<false>(p, begin, end, dw, db);
+}
+TTR_SIMD_CLONES void backward_rms(const NormBackward<double>& p, int64_t begin, int64_t end, double* dw, double* db) {
+  backward_rows<false>(p, begin, end, dw, db);
+}
+TTR_SIMD_CLONES void backward_layer(const NormBackward<float>& p, int64_t begin, int64_t end, float* dw, float* db) {
+  backward_rows<true>(p, begin, end, dw, db);
+}
+TTR_SIMD_CLONES void backward_layer(const NormBackward<double>& p, int64_t begin, int64_t end, double* dw, double* db) {
+  backward_rows<true>(p, begin, end, dw, db);
+}
 
 int64_t parts_of(int64_t rows, int64_t n) { return std::clamp<int64_t>(rows * n / 8192, 1, std::min(kParts, std::max<int64_t>(rows, 1))); }
 

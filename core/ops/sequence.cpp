@@ -47,8 +47,8 @@ Tensor causal_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, co
   if (past.defined()) {
     same_kind(where, x, past);
     if (!(past.shape() == Shape{B, W - 1, D}))
-      throw refuse(where, "past is {}, needs {}, the tokens before x {} that weight {} reaches", to_string(past.shape()), to_string(Shape{B, W - 1, D}), to_string(x.shape()),
-                   to_string(weight.shape()));
+      throw refuse(where, "past is {}, needs {}, the tokens before x {} that weight {} reaches", to_string(past.shape()),
+                   to_string(Shape{B, W - 1, D}), to_string(x.shape()), to_string(weight.shape()));
   }
   Tensor y = empty(x.shape(), like(x));
   dispatch(where, x, [&]<class T>(auto place) {
@@ -66,9 +66,22 @@ Tensor causal_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, co
     const auto fresh = [&](int i) { return i >= 0 && s.needs(i) ? empty(s.shape(i), like(s.x())) : Tensor(); };
     Tensor dx = fresh(0), d_weight = fresh(1), d_bias = fresh(at_bias), d_past = fresh(at_past);
     dispatch(where, s.x(), [&]<class T>(auto place) {
-      const ConvBackward<T> p{B, T1, D, W, in<T>(s.x()), in<T>(s.x(1)), in<T>(past), in<T>(s.dy()), out<T>(dx), out<T>(d_weight), out<T>(d_bias), out<T>(d_past)};
-      if constexpr (place.cuda) must(where, cuda::conv_backward<T>(p, place.stream));
-      else must(where, cpu::conv_backward<T>(p));   // y_t = sum_j w[:, j] x_{t-j} + b
+      const ConvBackward<T> p{B,
+                              T1,
+                              D,
+                              W,
+                              in<T>(s.x()),
+                              in<T>(s.x(1)),
+                              in<T>(past),
+                              in<T>(s.dy()),
+                              out<T>(dx),
+                              out<T>(d_weight),
+                              out<T>(d_bias),
+                              out<T>(d_past)};
+      if constexpr (place.cuda)
+        must(where, cuda::conv_backward<T>(p, place.stream));
+      else
+        must(where, cpu::conv_backward<T>(p));   // y_t = sum_j w[:, j] x_{t-j} + b
     });
     Tensors d{dx, d_weight};
     if (at_bias > 0) d.push_back(d_bias);

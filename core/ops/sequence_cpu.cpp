@@ -16,7 +16,9 @@ constexpr int64_t kNarrow = 64;                    // channels of a tile of d_we
 constexpr int kTaps = 4;                            // summed in registers where all of them lie inside the tokens
 
 // `taps` of them over one tile: y[t, d] += sum_j w[j, d] x[t + j step, d], j ascending; rows `stride` apart, w rows kChannels apart
-template <int taps, class T> TTR_SIMD_INLINE void add_rows(int64_t tokens, int64_t channels, int64_t stride, int64_t step, const T* __restrict w, const T* __restrict x, T* __restrict y) {
+template <int taps, class T>
+TTR_SIMD_INLINE void add_rows(int64_t tokens, int64_t channels, int64_t stride, int64_t step, const T* __restrict w, const T* __restrict x,
+                              T* __restrict y) {
   for (int64_t t = 0; t < tokens; ++t)
     for (int64_t d = 0; d < channels; ++d) {
       T sum = y[t * stride + d];
@@ -36,12 +38,18 @@ TTR_SIMD_CLONES void add_taps(int taps, int64_t tokens, int64_t channels, int64_
 }
 
 // sums[d] = sum_t dy[t, d] x[t, d]
-template <class T> TTR_SIMD_INLINE void dot_rows(int64_t tokens, int64_t channels, int64_t stride, const T* __restrict dy, const T* __restrict x, T* __restrict sums) {
+template <class T>
+TTR_SIMD_INLINE void dot_rows(int64_t tokens, int64_t channels, int64_t stride, const T* __restrict dy, const T* __restrict x,
+                              T* __restrict sums) {
   for (int64_t t = 0; t < tokens; ++t)
     for (int64_t d = 0; d < channels; ++d) sums[d] += dy[t * stride + d] * x[t * stride + d];
 }
-TTR_SIMD_CLONES void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const float* dy, const float* x, float* sums) { dot_rows(tokens, channels, stride, dy, x, sums); }
-TTR_SIMD_CLONES void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const double* dy, const double* x, double* sums) { dot_rows(tokens, channels, stride, dy, x, sums); }
+TTR_SIMD_CLONES void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const float* dy, const float* x, float* sums) {
+  dot_rows(tokens, channels, stride, dy, x, sums);
+}
+TTR_SIMD_CLONES void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const double* dy, const double* x, double* sums) {
+  dot_rows(tokens, channels, stride, dy, x, sums);
+}
 
 template <class T> void tap_of(const T* weight, int64_t width, int64_t j, int64_t channels, T* w) {   // weight [channels, W] -> w [channels]
   for (int64_t d = 0; d < channels; ++d) w[d] = weight[d * width + j];
@@ -57,8 +65,12 @@ template <class T> TTR_SIMD_INLINE void rotate_row(int64_t pairs, const T* __res
     yb[i] = first * s[i] + second * c[i];
   }
 }
-TTR_SIMD_CLONES void rotate(int64_t pairs, const float* c, const float* s, const float* a, const float* b, float* ya, float* yb) { rotate_row(pairs, c, s, a, b, ya, yb); }
-TTR_SIMD_CLONES void rotate(int64_t pairs, const double* c, const double* s, const double* a, const double* b, double* ya, double* yb) { rotate_row(pairs, c, s, a, b, ya, yb); }
+TTR_SIMD_CLONES void rotate(int64_t pairs, const float* c, const float* s, const float* a, const float* b, float* ya, float* yb) {
+  rotate_row(pairs, c, s, a, b, ya, yb);
+}
+TTR_SIMD_CLONES void rotate(int64_t pairs, const double* c, const double* s, const double* a, const double* b, double* ya, double* yb) {
+  rotate_row(pairs, c, s, a, b, ya, yb);
+}
 
 }  // namespace
 
@@ -107,9 +119,12 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
       for (int i = 0; i < taps; ++i)
         for (const auto& [from, until] : {std::pair{s0, begin}, {end, s1}}) {
           const int64_t first = std::max(from, -j - i), last = std::min(until, T1 - j - i);
-          if (first < last) add_taps(1, last - first, channels, D, 0, w + i * kChannels, dy + (first + j + i) * D, to + (first - s0) * D);   // y_t = sum_j w[:, j] x_{t-j}
+          if (first < last)
+            add_taps(1, last - first, channels, D, 0, w + i * kChannels, dy + (first + j + i) * D,
+                     to + (first - s0) * D);   // y_t = sum_j w[:, j] x_{t-j}
         }
-      if (begin < end) add_taps(taps, end - begin, channels, D, 1, w, dy + (begin + j) * D, to + (begin - s0) * D);                        // y_t = sum_j w[:, j] x_{t-j}
+      if (begin < end)
+        add_taps(taps, end - begin, channels, D, 1, w, dy + (begin + j) * D, to + (begin - s0) * D);   // y_t = sum_j w[:, j] x_{t-j}
     }
   };
   if (p.dx) {
@@ -148,7 +163,8 @@ template <class T> Status conv_backward(const ConvBackward<T>& p) {
             for (int64_t j = 0; j < W; ++j) {
               std::fill(sums, sums + kNarrow, T(0));
               const int64_t inside = std::clamp(j, t0, t1);
-              if (past && inside > t0) dot_tap(inside - t0, channels, D, dy + t0 * D, past + (W - 1 + t0 - j) * D, sums);   // y_t = ... w[:, j] past[:, W-1+t-j]
+              if (past && inside > t0)
+                dot_tap(inside - t0, channels, D, dy + t0 * D, past + (W - 1 + t0 - j) * D, sums);   // y_t = ... w[:, j] past[:, W-1+t-j]
               if (inside < t1) dot_tap(t1 - inside, channels, D, dy + inside * D, x + (inside - j) * D, sums);              // y_t = ... w[:, j] x_{t-j}
               for (int64_t d = 0; d < channels; ++d) p.d_weight[(d0 + d) * W + j] += sums[d];
             }
