@@ -87,6 +87,12 @@ void release(void* at) {
 }
 
 Status copy_to_device(void* to, const void* from, size_t bytes) {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  if (const Status s = status_of(cudaStreamIsCapturing(native(stream()), &capturing)); s != Status::ok) return s;
+  if (capturing != cudaStreamCaptureStatusNone) {   // a replay would read the host's memory again, which is somebody else's by then
+    last_failure = "an upload inside a captured step";
+    return Status::launch_failed;
+  }
   return bytes ? status_of(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, native(stream()))) : Status::ok;
 }
 

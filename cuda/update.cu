@@ -68,7 +68,8 @@ Status add_loss(const double* total, const double* count, bool first, StepState*
   return launch(add_one_loss, 1, 1, 0, stream, total, count, first, s);
 }
 
-template <class X> Status measure(int64_t n, const X* gradient, Betas betas, StepState* s, StepRecord* records, Workspace w, Stream stream) {
+template <class X>
+Status measure(int64_t n, const X* gradient, Betas betas, StepState* s, StepRecord* records, Workspace w, Stream stream) {
   if (n < 0) return Status::bad_size;
   if (w.bytes < measure_workspace(n)) return Status::small_workspace;
   const int64_t parts = measure_parts(n);

@@ -10,25 +10,27 @@ Block::Block(const BlockOptions& o, Init& init) : mixer_norm(o.mixer.dim, init),
   const int64_t hidden = o.hidden > 0 ? o.hidden : gated ? (dim * 8 / 3 + 31) / 32 * 32 : 4 * dim;
   const FeedForwardOptions feed{.dim = dim, .hidden = hidden, .output_deviation = o.mixer.output_deviation};
   mlp_norm = RMSNorm(dim, init);
-  if (gated) swiglu = SwiGLU(feed, init);
-  else gelu = GeluMlp(feed, init);
+  if (gated)
+    swiglu = SwiGLU(feed, init);
+  else
+    gelu = GeluMlp(feed, init);
 }
 
 int64_t Block::hidden() const { return swiglu ? swiglu->down.weight->size(1) : gelu ? gelu->down.weight->size(1) : 0; }
 
-Tensor Block::fed(const Tensor& x) const { return swiglu ? (*swiglu)((*mlp_norm)(x)) : (*gelu)((*mlp_norm)(x)); }
+Tensor Block::feed(const Tensor& x) const { return swiglu ? (*swiglu)((*mlp_norm)(x)) : (*gelu)((*mlp_norm)(x)); }
 
 Tensor Block::operator()(const Tensor& x, const Pass& pass, uint64_t index) const {
   const auto dropped = [&](const Tensor& y, uint64_t part) {
     return dropout > 0 && pass.dropout_seed ? ttr::dropout(y, dropout, *pass.dropout_seed, 2 * index + part) : y;
   };
   const Tensor mixed = x + dropped(mixer(mixer_norm(x), pass.segments), 1);
-  return mlp_norm ? mixed + dropped(fed(mixed), 2) : mixed;
+  return mlp_norm ? mixed + dropped(feed(mixed), 2) : mixed;
 }
 
 Tensor Block::step(const Tensor& x, MemoryState& state) const {
   const Tensor mixed = x + mixer.step(mixer_norm(x), state);
-  return mlp_norm ? mixed + fed(mixed) : mixed;
+  return mlp_norm ? mixed + feed(mixed) : mixed;
 }
 
 }  // namespace ttr

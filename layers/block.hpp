@@ -9,7 +9,7 @@ namespace ttr {
 
 // How one pass is made.
 struct Pass {
-  Tensor segments = {};                              // i32 [B, T], packed documents: a number that differs from the one before starts afresh
+  Tensor segments = {};                              // i32 [B, T], packed documents: a number unlike the one before starts afresh
   std::optional<uint64_t> dropout_seed = {};         // a new one a step while training; unset: nothing is dropped
 };
 
@@ -26,6 +26,7 @@ struct Block {
   Block(const BlockOptions&, Init&);
   Tensor operator()(const Tensor& x, const Pass& = {}, uint64_t index = 0) const;   // index: of the block, so that each drops its own
   Tensor step(const Tensor& x, MemoryState&) const;
+  Tensor feed(const Tensor& x) const;   // mlp(norm(x)): what the feed-forward layer adds
   void each(auto&& f) {
     f("mixer_norm", mixer_norm), f("mixer", mixer), f("mlp_norm", mlp_norm), f("mlp", swiglu), f("mlp", gelu);
   }
@@ -37,9 +38,6 @@ struct Block {
   std::optional<SwiGLU> swiglu;
   std::optional<GeluMlp> gelu;
   double dropout = 0;
-
- private:
-  Tensor fed(const Tensor& x) const;
 };
 
 }  // namespace ttr

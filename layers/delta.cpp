@@ -96,10 +96,13 @@ std::string recipe_reason(const Recipe& r) {
   if (const auto why = unhonoured(*map, {"learned"}); !why.empty()) return why;
   if (const auto why = unhonoured(r.reading(), {"scale", "key_norm", "key_eps"}); !why.empty()) return why;
   const bool even = r.weights().ask<EvenWeights>();
-  if (r.optimizer().ask<Proximal>()) return even ? "" : fmt::format("weights are {}, needs even under proximal", r.weights().text());
+  if (const auto* proximal = r.optimizer().ask<Proximal>()) {
+    if (const auto why = unhonoured(*proximal, {}); !why.empty()) return why;
+    return even ? "" : fmt::format("weights are {}, needs even under proximal", r.weights().text());
+  }
   const auto* descend = r.optimizer().ask<Descend<Sgd>>();
   if (!descend) return fmt::format("optimizer is {}, needs descend or proximal", r.optimizer().text());
-  if (const auto why = unhonoured(*descend, {"at"}); !why.empty()) return why;
+  if (const auto why = unhonoured(*descend, {"at", "limit"}); !why.empty()) return why;
   if (descend->at != Point::previous && descend->at != Point::decayed) return "descend steps at a fixed point, needs previous or decayed";
   if (even) return "";
   if (r.weights().ask<WeightDecay>()) return descend->at == Point::previous ? "" : "weight_decay erases before the decay, needs at=previous";

@@ -68,8 +68,10 @@ Tensor Gate::operator()(const Tensor& x) const {
 HeadSlot::HeadSlot(const Slot& s, int64_t heads, int64_t key_dim, int64_t value_dim, Init& init) : slot(s) {
   const Shape shape = tail_of(s, heads, key_dim, value_dim);
   // An initial memory of several axes is a matrix that answers: it starts random, or its parts would all learn the same.
-  if (shape.rank() > 2 && s.range == any_value) value = init.normal(shape, 1 / std::sqrt(double(shape[-1])), false);
-  else value = init.constant(shape, out_of_range(s.range, s.init));
+  if (shape.rank() > 2 && s.range == any_value)
+    value = init.normal(shape, 1 / std::sqrt(double(shape[-1])), false);
+  else
+    value = init.constant(shape, out_of_range(s.range, s.init));
 }
 Tensor HeadSlot::operator()() const { return into_range(slot.range, cast(*value, wide(value->dtype()))); }
 

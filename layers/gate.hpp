@@ -2,8 +2,8 @@
 //   [low, high]   low + (high - low) sigmoid(z)          unit_interval: sigmoid
 //   [low, inf)    low + softplus(z)                      positive: softplus
 //   (-inf, high]  high + logsigmoid(z) / temper          log_of_unit: logsigmoid; GLA divides by 16 (arXiv 2312.06635)
-//   timed         -exp(rate) softplus(z)                 Mamba-2's and Gated DeltaNet's decay (arXiv 2405.21060, 2412.06464); rate one a head
-// z = W x + b, b such that the slot starts near its `init`. x [B, T, D] -> [B, nT, H, ...] with n writes a token.
+//   timed         -exp(rate) softplus(z)                 the decay of Mamba-2 and Gated DeltaNet (arXiv 2405.21060, 2412.06464)
+// rate is one a head. z = W x + b, b such that the slot starts near its `init`. x [B, T, D] -> [B, nT, H, ...] with n writes a token.
 #pragma once
 #include <optional>
 #include <ttr/layers/linear.hpp>

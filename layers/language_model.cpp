@@ -1,5 +1,4 @@
 #include <cmath>
-#include <numeric>
 #include <set>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/language_model.hpp>
@@ -12,18 +11,9 @@ constexpr const char* kWhere = "language_model";
 // How many tokens of the same document stand before each: i32 [B, T].
 Tensor places_in_documents(const Tensor& segments) {
   const int64_t B = segments.size(0), T = segments.size(1);
-  const Tensor ids = cast(segments, Dtype::f64);
-  Tensor starts = zeros({B, 1}, like(ids));
-  if (T > 1) starts = concat({starts, 1.0 - equal(slice(ids, 1, 1, T), slice(ids, 1, 0, T - 1))}, 1);
-  const Tensor document = cumsum(starts, 1);   // [B, T]
+  const Tensor document = cast(documents_of(segments), Dtype::f32);
   const Tensor same = equal(reshape(document, {B, T, 1}), reshape(document, {B, 1, T}));
   return cast(sum(tril(same, -1), -1), Dtype::i32);
-}
-
-Tensor places_from(int64_t first, int64_t count, Device device) {
-  std::vector<int32_t> places(static_cast<size_t>(count));
-  std::iota(places.begin(), places.end(), int32_t(first));
-  return to_device(from_vector(places, {count}), device);
 }
 
 }  // namespace
@@ -40,18 +30,30 @@ LanguageModel::LanguageModel(const LanguageModelOptions& o, uint64_t seed, Devic
     const Recipe& recipe = o.mixers.empty() ? o.mixer : o.mixers[size_t(i) % o.mixers.size()];
     Surroundings around = o.around ? *o.around : usual_surroundings(recipe);
     if (!o.around && o.positions > 0) around.rotary = false;
-    blocks.emplace_back(BlockOptions{.mixer = {.dim = o.dim, .heads = o.heads, .key_heads = o.key_heads, .value_heads = o.value_heads, .key_dim = o.key_dim,
-                                               .value_dim = o.value_dim, .recipe = recipe, .around = around, .route = o.route, .output_deviation = residual},
-                                     .feed_forward = o.feed_forward, .hidden = o.hidden, .dropout = o.dropout},
+    blocks.emplace_back(BlockOptions{.mixer = {.dim = o.dim,
+                                               .heads = o.heads,
+                                               .key_heads = o.key_heads,
+                                               .value_heads = o.value_heads,
+                                               .key_dim = o.key_dim,
+                                               .value_dim = o.value_dim,
+                                               .recipe = recipe,
+                                               .around = around,
+                                               .route = o.route,
+                                               .output_deviation = residual},
+                                     .feed_forward = o.feed_forward,
+                                     .hidden = o.hidden,
+                                     .dropout = o.dropout},
                         init);
   }
   norm = RMSNorm(o.dim, init);
   if (!o.tied) head = Linear({.in = o.dim, .out = o.vocab}, init);
 }
 
-Tensor LanguageModel::embedded(const Tensor& tokens, const Tensor& places) const {
+Tensor LanguageModel::embedded(const Tensor& tokens, const Tensor& segments, int64_t first) const {
   const Tensor x = embed(tokens);
-  return positions ? x + (*positions)(places) : x;
+  if (!positions) return x;
+  if (segments.defined()) return x + (*positions)(places_in_documents(segments));
+  return x + slice(*positions->weight, 0, first, first + tokens.size(1));
 }
 Tensor LanguageModel::scored(const Tensor& x) const { return head ? (*head)(norm(x)) : embed.scores(norm(x)); }
 
@@ -59,10 +61,9 @@ Tensor LanguageModel::operator()(const Tensor& tokens, const Pass& pass) const {
   if (tokens.rank() != 2 || tokens.dtype() != Dtype::i32)
     throw refuse(kWhere, "tokens is {} {}, needs i32 [B, T]", name_of(tokens.dtype()), to_string(tokens.shape()));
   const int64_t T = tokens.size(1);
-  if (positions && T > options.positions) throw refuse(kWhere, "tokens has {} a row, needs at most {}, the learned positions", T, options.positions);
-  Tensor places;
-  if (positions) places = pass.segments.defined() ? places_in_documents(pass.segments) : places_from(0, T, tokens.device());
-  Tensor x = embedded(tokens, places);
+  if (positions && T > options.positions)
+    throw refuse(kWhere, "tokens has {} a row, needs at most {}, the learned positions", T, options.positions);
+  Tensor x = embedded(tokens, pass.segments, 0);
   if (options.dropout > 0 && pass.dropout_seed) x = dropout(x, options.dropout, *pass.dropout_seed, 0);
   for (size_t i = 0; i < blocks.size(); ++i) x = blocks[i](x, pass, i);
   return scored(x);
@@ -76,7 +77,7 @@ Tensor LanguageModel::prefill(const Tensor& tokens, LanguageModelState& state) c
   if (positions && state.position + T > options.positions)
     throw refuse(kWhere, "the sequence has {} tokens, needs at most {}, the learned positions", state.position + T, options.positions);
   state.blocks.resize(blocks.size());
-  Tensor x = embedded(tokens, positions ? places_from(state.position, T, tokens.device()) : Tensor());
+  Tensor x = embedded(tokens, {}, state.position);
   for (size_t i = 0; i < blocks.size(); ++i) x = blocks[i].step(x, state.blocks[i]);
   state.position += T;
   return scored(slice(x, 1, T - 1, T));
@@ -86,7 +87,9 @@ int64_t LanguageModel::parameter_count() const {
   LanguageModel view = *this;   // the same parameters
   std::set<const void*> seen;
   int64_t count = 0;
-  each_parameter(view, [&](const std::string&, Parameter& p) { if (seen.insert(p.identity()).second) count += p->count(); });
+  each_parameter(view, [&](const std::string&, Parameter& p) {
+    if (seen.insert(p.identity()).second) count += p->count();
+  });
   return count;
 }
 

@@ -47,7 +47,7 @@ struct LanguageModel {
   std::optional<Linear> head;
 
  private:
-  Tensor embedded(const Tensor& tokens, const Tensor& places) const;   // places i32 [T] or [B, T]
+  Tensor embedded(const Tensor& tokens, const Tensor& segments, int64_t first) const;   // first: how many tokens came before
   Tensor scored(const Tensor& x) const;
 };
 

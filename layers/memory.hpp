@@ -1,5 +1,6 @@
-// MemoryLayer: a recipe as a layer of a network. Its projections are generated from the recipe's slots, so an ingredient of yours needs nothing here.
-//   x [B, T, D] -> q [B, T, H, K], k [B, nT, Hk, K], v [B, nT, Hv, V]   one product, then short convolution, norm and rotation where asked for
+// MemoryLayer: a recipe as a layer of a network. Its projections are generated from the recipe's slots, so an ingredient of yours needs
+// nothing here.
+//   x [B, T, D] -> q [B, T, H, K], k [B, nT, Hk, K], v [B, nT, Hv, V]   one product, then convolution, norm and rotation where asked for
 //               -> every other slot a token or a head                  gate.hpp
 //               -> y [B, T, H, V] by the recipe's plan -> norm, gate -> W_out [D, H V] -> [B, T, D]
 #pragma once
@@ -33,6 +34,7 @@ struct MemoryLayer {
   MemoryLayer(MemoryOptions, Init&);
   Tensor operator()(const Tensor& x, const Tensor& segments = {}) const;   // segments i32 [B, T]
   Tensor step(const Tensor& x, MemoryState&) const;                        // any number of tokens, continuing; equal to the call on all of them
+  Slots slots(const Tensor& x) const;                                      // what the recipe is called with for these tokens
   Problem problem(int64_t batch, int64_t tokens, bool training) const;     // what the plan decides on
 
   void each(auto&& f) {
@@ -53,6 +55,8 @@ struct MemoryLayer {
   Linear output;
 
  private:
+  struct Asked { Slots slots; Tensor gate; };   // gate [B, T, H V] or undefined
+  Asked ask(const Tensor& x, const Tensor& segments, MemoryState*) const;
   Tensor run(const Tensor& x, const Tensor& segments, MemoryState*) const;
   Tensor normed(const Tensor& x, const std::optional<RMSNorm>&) const;
   int64_t widths_[4] = {};   // of q, k, v and the output gate

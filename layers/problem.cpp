@@ -116,4 +116,12 @@ int64_t position_of(const Slots& state) {
   return int64_t(found->second.item());
 }
 
+Tensor documents_of(const Tensor& segments) {
+  const int64_t B = segments.size(0), T = segments.size(1);
+  const Tensor ids = cast(segments, Dtype::f64);   // every i32 exactly
+  Tensor starts = zeros({B, 1}, like(ids));
+  if (T > 1) starts = concat({starts, 1.0 - equal(slice(ids, 1, 1, T), slice(ids, 1, 0, T - 1))}, 1);
+  return cast(cumsum(starts, 1), Dtype::i32);
+}
+
 }  // namespace ttr

@@ -40,5 +40,6 @@ Tensor normed_keys(const Tensor& x, const Reading&);                       // th
 Tensor over_heads(const Tensor& x, int64_t heads);                         // [B, T, h, ...] -> [B, T, H, ...]: each of the h heads serves H / h
 Tensor position_state(int64_t position);                                   // the state `position`
 int64_t position_of(const Slots& state);                                   // 0 for a fresh memory
+Tensor documents_of(const Tensor& segments);                               // i32 [B, T]: the documents counted 0, 1, 2, ...; a number may come again in segments
 
 }  // namespace ttr

@@ -1,4 +1,4 @@
-// Short convolution: y_t = silu(sum_j w[:, j] * x_{t-j}), j = 0 .. W-1, depthwise and causal (layers.md section 1).
+// Short convolution: y_t = silu(sum_j w[:, j] * x_{t-j}), j = 0 .. W-1, depthwise and causal.
 //   x [B, T, D], w [D, W] -> [B, T, D]; what decoding carries is the last W-1 inputs [B, W-1, D], before the activation.
 #pragma once
 #include <ttr/layers/init.hpp>

@@ -112,7 +112,8 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   Tensor q = normed_keys(a.slots.at("q"), r.reading()), k = normed_keys(a.slots.at("k"), r.reading()), v = a.slots.at("v");
   if (r.weights().ask<KernelWeights>()->temperature)   // logits times a number a head: q times that number
     q = q * cast(reshape(a.slots.at("temperature"), {1, 1, p.heads, 1}), p.dtype);
-  Setting setting{.scale = r.reading().scale.at(p.key_dim), .strict = r.reading().read == Read::strict, .query_segments = a.segments, .key_segments = a.segments};
+  const Tensor documents = p.segments ? documents_of(a.segments) : Tensor();   // the kernel compares numbers: one that comes again is another document
+  Setting setting{.scale = r.reading().scale.at(p.key_dim), .strict = r.reading().read == Read::strict, .query_segments = documents, .key_segments = documents};
   const Dtype dtype = wide(p.dtype);
   if (!a.state.empty()) {
     const auto carried = [&](const char* name, const Tensor& x) {
@@ -124,10 +125,10 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
       return concat({cast(old, p.dtype), x}, 1);
     };
     k = carried("keys", k), v = carried("values", v);
-    if (a.segments.defined()) {   // carried keys belong to the document that the first token goes on with
-      const Tensor first = slice(a.segments, 1, 0, 1);
+    if (p.segments) {   // carried keys belong to the document that the first token goes on with
+      const Tensor first = slice(documents, 1, 0, 1);
       Tensors ids(size_t(k.size(1) - p.tokens), first);
-      ids.push_back(a.segments);
+      ids.push_back(documents);
       setting.key_segments = concat(ids, 1);
     }
   }

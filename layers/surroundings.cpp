@@ -9,36 +9,70 @@ struct Usual {
   std::string_view name;
   Surroundings around;
 };
+constexpr Surroundings kNormed{.output_norm = true};
+constexpr Surroundings kGated{.output_norm = true, .output_gate = true};
 constexpr Surroundings kDelta{.conv = 4, .key_norm = KeyNorm::l2, .output_norm = true};
-constexpr Surroundings kGated{.decay_temper = 16, .output_norm = true, .output_gate = true};
 constexpr Surroundings kTimed{.conv = 4, .key_norm = KeyNorm::l2, .timed_decay = true, .output_norm = true, .output_gate = true};
+constexpr Surroundings kScan{.conv = 4, .timed_decay = true, .output_norm = true, .output_gate = true};
 constexpr Surroundings kSolved{.conv = 4, .conv_value = false, .key_norm = KeyNorm::l2, .output_norm = true};
 
-// The first whose ingredients are the recipe's; what several published layers share differs in the reading alone.
 constexpr Usual kUsual[] = {
+    {"path_attention", {}},   // its products of reflections know the positions
     {"mesa", kSolved},
     {"mesa_net", kSolved},
+    {"mesa_net_cg", kSolved},
+    {"simple_gla", {.decay_temper = 16, .output_norm = true, .output_gate = true}},
     {"gla", {.decay_temper = 16, .gate_rank = 16, .output_norm = true, .output_gate = true}},
-    {"simple_gla", kGated},
+    {"hgrn2", kNormed},
+    {"hgrn", kGated},
+    {"gateloop", kGated},
+    {"lru", kGated},
+    {"mamba", kScan},
+    {"mamba2", kScan},
+    {"mamba3", {.timed_decay = true, .output_norm = true, .output_gate = true}},
+    {"rwkv6", kGated},
+    {"mlstm", {.conv = 4, .conv_value = false, .output_norm = true, .output_gate = true}},
+    {"mlstm_sigmoid", {.conv = 4, .conv_value = false, .output_norm = true, .output_gate = true}},
     {"delta_net", kDelta},
+    {"delta_net_negative", kDelta},
     {"gated_delta_net", kTimed},
+    {"kda", kTimed},
+    {"gdn2", kTimed},
+    {"comba", kTimed},
+    {"rwkv7", {.key_norm = KeyNorm::l2, .output_norm = true, .output_gate = true}},
+    {"gated_delta_product", kTimed},
+    {"delta_product", kDelta},
     {"longhorn", kDelta},
+    {"longhorn_diagonal", {.conv = 4, .output_norm = true, .output_gate = true}},
     {"l2_sgd", kDelta},
-    {"kimi_delta_attention", kTimed},
+    {"preconditioned_delta", kTimed},
+    {"preconditioned_kda", kTimed},
+    {"momentum_delta", kTimed},
+    {"ttt_linear", kNormed},
+    {"ttt_mlp", kNormed},
+    {"titans", kDelta},
 };
+
+bool same_ingredients(const Recipe& a, const Recipe& b) {
+  return a.weights() == b.weights() && a.function() == b.function() && a.optimizer() == b.optimizer();
+}
+
+Surroundings with_one_norm(Surroundings around, const Recipe& recipe) {   // the recipe's own key norm stands alone
+  if (recipe.reading().key_norm != KeyNorm::none) around.key_norm = KeyNorm::none;
+  return around;
+}
 
 }  // namespace
 
 Surroundings usual_surroundings(const Recipe& recipe) {
-  for (const Usual& usual : kUsual)
-    for (const Published& p : published_recipes())
-      if (p.name == usual.name && p.recipe.weights() == recipe.weights() && p.recipe.function() == recipe.function() && p.recipe.optimizer() == recipe.optimizer()) {
-        Surroundings around = usual.around;
-        if (recipe.reading().key_norm != KeyNorm::none) around.key_norm = KeyNorm::none;
-        return around;
-      }
-  if (const auto* kernel = recipe.weights().ask<KernelWeights>()) return {.rotary = !kernel->forget};   // attention; what forgets knows its positions
-  return {.key_norm = recipe.reading().key_norm == KeyNorm::none ? KeyNorm::l2 : KeyNorm::none, .output_norm = true};
+  for (const bool reading_too : {true, false})   // some published layers differ from each other in the reading alone
+    for (const Usual& usual : kUsual) {
+      const Recipe& known = published(std::string(usual.name)).recipe;
+      if (reading_too ? known == recipe : same_ingredients(known, recipe)) return with_one_norm(usual.around, recipe);
+    }
+  if (const auto* kernel = recipe.weights().ask<KernelWeights>())
+    return {.rotary = !kernel->forget};   // attention; what forgets knows its positions
+  return with_one_norm({.key_norm = KeyNorm::l2, .output_norm = true}, recipe);
 }
 
 }  // namespace ttr

@@ -1,5 +1,5 @@
-// Surroundings: what stands around a recipe in a layer. The recipe says how the memory learns; how its keys, queries, values and gates are made
-// from the token, and what happens to its answer, is a convention of each published layer (layers.md section 1 and each row's parameterisation).
+// Surroundings: what stands around a recipe in a layer. The recipe says how the memory learns; how its keys, queries, values and gates are
+// made from the token, and what happens to its answer, is a convention of each published layer.
 #pragma once
 #include <ttr/layers/recipe.hpp>
 
@@ -19,7 +19,8 @@ struct Surroundings {
   bool output_gate = false;             // times silu of a projection of the token
 };
 
-// What is usual around this recipe: a published layer's own, else keys and queries of length 1 and a normed answer. Its reading does not matter.
+// What is usual around this recipe: a published layer's own, also with another reading; for other attention rotation; else keys and queries
+// of length 1 and a normed answer.
 Surroundings usual_surroundings(const Recipe&);
 
 }  // namespace ttr

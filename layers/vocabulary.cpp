@@ -11,14 +11,13 @@
 namespace ttr {
 namespace {
 
-template <class Makers> auto make(const Makers& makers, const char* kind, const std::string& key, const std::string& name, const std::string& options) {
-  if (const auto found = makers.find(key); found != makers.end()) return found->second(options);
+template <class Makers> auto make(const Makers& makers, const char* kind, const std::string& name, const std::string& options, const char* beside = nullptr) {
+  if (const auto found = makers.find(name); found != makers.end()) return found->second(options);
   std::vector<std::string> known;
+  for (const auto& [word, maker] : makers) known.push_back(word);
+  if (beside) known.push_back(beside);
   std::string all;
-  for (const auto& [word, maker] : makers) {
-    known.push_back(word);
-    all += (all.empty() ? "" : ", ") + word;
-  }
+  for (const std::string& word : known) all += (all.empty() ? "" : ", ") + word;
   const std::string near = detail::nearest(name, known);
   throw refuse("recipe", "{} '{}' is unknown, needs one of: {}{}", kind, name, all, near.empty() ? "" : "; did you mean '" + near + "'?");
 }
@@ -49,32 +48,33 @@ Recipe Vocabulary::parse(const std::string& text) const {
   const auto [w, w_options] = detail::split_call("recipe", parts[0]);
   const auto [f, f_options] = detail::split_call("recipe", parts[1]);
   const auto [o, o_options] = detail::split_call("recipe", parts[2]);
-  std::string key = o;
-  if (o == "descend") {   // one optimizer a rule: the rule is part of its type
-    key = "descend:sgd";
+  std::string rule = ingredient_name<Sgd>();
+  if (o == "descend")
     for (const auto& [name, value] : detail::split_options("descend", o_options))
-      if (name == "rule") key = "descend:" + detail::split_call("descend", value).first;
-  }
+      if (name == "rule") rule = detail::split_call("descend", value).first;
   Reading reading;
   if (parts.size() == 4) {
     const auto [name, options] = detail::split_call("recipe", parts[3]);
     if (name != ingredient_name<Reading>()) throw refuse("recipe", "the fourth part is '{}', needs reading[...]", name);
     reading = from_options<Reading>("reading", options);
   }
-  return Recipe(make(weights_, "weights", w, w, w_options), make(functions_, "function class", f, f, f_options),
-                make(optimizers_, "optimizer", key, key, o_options), reading);
+  AnyWeights weights = make(weights_, "weights", w, w_options);   // in this order, so that the first mistake is the one that is named
+  AnyFunction function = make(functions_, "function class", f, f_options);
+  AnyOptimizer optimizer = o == "descend" ? make(rules_, "rule", rule, o_options) : make(optimizers_, "optimizer", o, o_options, "descend");
+  return Recipe(std::move(weights), std::move(function), std::move(optimizer), reading);
 }
 
 AnyFeature Vocabulary::feature(const std::string& text) const {
   const auto [name, options] = detail::split_call("feature", text);
-  return make(features_, "feature map", name, name, options);
+  return make(features_, "feature map", name, options);
 }
 AnyFeature AnyFeature::parse(const std::string& text) { return vocabulary().feature(text); }
 
 std::vector<std::string> Vocabulary::words() const {
   std::vector<std::string> all;
   const auto list = [&](const auto& makers) { for (const auto& [word, maker] : makers) all.push_back(word); };
-  list(weights_), list(functions_), list(optimizers_), list(features_);
+  list(weights_), list(functions_), list(optimizers_), list(rules_), list(features_);
+  all.push_back("descend");
   return all;
 }
 

@@ -16,16 +16,22 @@ int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignme
 void land_values(const Tensor& from, Tensor into, bool add) {
   if (from.count() == 0) return;
   dispatch("arena", from, [&]<class T>(auto place) {
-    if constexpr (place.cuda) must("arena", cuda::land<T>(from.count(), in<T>(from), out<Wide<T>>(into), add, place.stream));
-    else must("arena", cpu::land<T>(from.count(), in<T>(from), out<Wide<T>>(into), add));
+    if constexpr (place.cuda)
+      must("arena", cuda::land<T>(from.count(), in<T>(from), out<Wide<T>>(into), add, place.stream));
+    else
+      must("arena", cpu::land<T>(from.count(), in<T>(from), out<Wide<T>>(into), add));
   });
 }
 
 void bump(Tensor& t) {
-  if (t.dtype() == Dtype::f64) t.mutate<double>();
-  else if (t.dtype() == Dtype::bf16) t.mutate<bf16>();
-  else if (t.dtype() == Dtype::i32) t.mutate<int32_t>();
-  else t.mutate<float>();
+  if (t.dtype() == Dtype::f64)
+    t.mutate<double>();
+  else if (t.dtype() == Dtype::bf16)
+    t.mutate<bf16>();
+  else if (t.dtype() == Dtype::i32)
+    t.mutate<int32_t>();
+  else
+    t.mutate<float>();
 }
 
 }  // namespace
@@ -38,11 +44,13 @@ Arena::Arena(std::vector<NamedParameter> parameters, int memories) {
   bool any_bf16 = false;
   for (const auto& [name, p] : parameters) {
     if (wide(p->dtype()) != dtype)
-      throw refuse("arena", "{} is {} and {} is {}, needs f64 for all or none; build the model in one dtype", lead.name, name_of(lead.parameter->dtype()), name,
-                   name_of(p->dtype()));
+      throw refuse("arena", "{} is {} and {} is {}, needs f64 for all or none; build the model in one dtype", lead.name,
+                   name_of(lead.parameter->dtype()), name, name_of(p->dtype()));
     if (p->device() != device)
-      throw refuse("arena", "{} is on {} and {} on {}, needs one device; build the model on one", lead.name, name_of(lead.parameter->device()), name, name_of(p->device()));
-    if (name.starts_with("optimizer.")) throw refuse("arena", "a parameter's name is {}, needs another first word; the optimizer's own tensors begin so in a file", name);
+      throw refuse("arena", "{} is on {} and {} on {}, needs one device; build the model on one", lead.name,
+                   name_of(lead.parameter->device()), name, name_of(p->device()));
+    if (name.starts_with("optimizer."))
+      throw refuse("arena", "a parameter's name is {}, needs another first word; the optimizer's own tensors begin so in a file", name);
     any_bf16 |= p->dtype() == Dtype::bf16;
   }
 
@@ -60,7 +68,8 @@ Arena::Arena(std::vector<NamedParameter> parameters, int memories) {
   master_ = zeros({n}, options);
   gradient_ = zeros({n}, options);
   for (int i = 0; i < memories; ++i) memories_.push_back(zeros({n}, options));
-  for (size_t i = 0; i < parameters.size(); ++i) land_values(*parameters[i].parameter, window(master_, first[i], {parameters[i].parameter->count()}), false);
+  for (size_t i = 0; i < parameters.size(); ++i)
+    land_values(*parameters[i].parameter, window(master_, first[i], {parameters[i].parameter->count()}), false);
   if (any_bf16) rounded_ = cast(master_, Dtype::bf16);
 
   for (size_t i = 0; i < parameters.size(); ++i) {
@@ -84,7 +93,10 @@ void Arena::land(size_t entry, const Tensor& d, bool add) { land_values(d, part(
 void Arena::must_be_bound() const {
   for (const Entry& e : entries_)
     if (!e.value.same_as(*e.parameter))
-      throw refuse("trainer", "{} was rebound since the trainer took the model, needs its place in the arena; load before making the trainer, or through it", e.name);
+      throw refuse(
+          "trainer",
+          "{} was rebound since the trainer took the model, needs its place in the arena; load before making the trainer, or through it",
+          e.name);
 }
 
 void Arena::modified() {
@@ -98,16 +110,20 @@ void Arena::round() {
 
 void overwrite(const char* where, const std::string& name, Tensor to, const Tensor& from) {
   if (to.shape() != from.shape() || to.dtype() != from.dtype())
-    throw refuse(where, "{} is {} {}, needs {} {}", name, name_of(from.dtype()), to_string(from.shape()), name_of(to.dtype()), to_string(to.shape()));
+    throw refuse(where, "{} is {} {}, needs {} {}", name, name_of(from.dtype()), to_string(from.shape()), name_of(to.dtype()),
+                 to_string(to.shape()));
   const size_t bytes = size_t(to.count()) * bytes_of(to.dtype());
   if (bytes == 0) return;
   bump(to);
   if (!to.device().is_cuda() && !from.device().is_cuda()) {
     std::memcpy(to.address(), from.address(), bytes);
   } else if constexpr (with_cuda) {
-    if (!from.device().is_cuda()) must(where, cuda::copy_to_device(to.address(), from.address(), bytes));
-    else if (!to.device().is_cuda()) must(where, cuda::copy_to_host(to.address(), from.address(), bytes));
-    else must(where, cuda::copy_on_device(to.address(), from.address(), bytes, cuda::stream()));
+    if (!from.device().is_cuda())
+      must(where, cuda::copy_to_device(to.address(), from.address(), bytes));
+    else if (!to.device().is_cuda())
+      must(where, cuda::copy_to_host(to.address(), from.address(), bytes));
+    else
+      must(where, cuda::copy_on_device(to.address(), from.address(), bytes, cuda::stream()));
   }
 }
 
@@ -126,19 +142,25 @@ Tensor from_raw(const std::string& name, const RawTensor& raw, Options options) 
   throw refuse("checkpoint", "{} is {}, needs F32, F64, BF16 or I32", name, raw.dtype);
 }
 
-void load_parameters(const std::vector<NamedParameter>& parameters, const SafetensorsFile& file) {
-  Tensors found;
-  for (const auto& [name, p] : parameters) {
-    if (!file.has(name)) throw refuse("checkpoint", "{} is not in {}, needs every parameter of the model; was it another model", name, file.path());
-    Tensor value = from_raw(name, file.at(name), like(*p));
-    if (value.shape() != p->shape())
-      throw refuse("checkpoint", "{} is {} in {}, needs {}; was it another model", name, to_string(value.shape()), file.path(), to_string(p->shape()));
-    found.push_back(std::move(value));
-  }
-  for (size_t i = 0; i < found.size(); ++i) {   // all or nothing
+const char* raw_name_of(Dtype d) { return d == Dtype::f64 ? "F64" : d == Dtype::bf16 ? "BF16" : d == Dtype::i32 ? "I32" : "F32"; }
+
+void load_values(const std::vector<NamedParameter>& parameters, const std::vector<NamedTensor>& frozen, const SafetensorsFile& file) {
+  const auto found_for = [&](const std::string& name, const Tensor& place) {
+    if (!file.has(name)) throw refuse("checkpoint", "{} is not in {}, needs all of the model; was it another one", name, file.path());
+    Tensor value = from_raw(name, file.at(name), like(place));
+    if (value.shape() != place.shape())
+      throw refuse("checkpoint", "{} is {} in {}, needs {}; was it another model", name, to_string(value.shape()), file.path(),
+                   to_string(place.shape()));
+    return value;
+  };
+  Tensors learned, fixed;   // all is looked at before anything changes
+  for (const auto& [name, p] : parameters) learned.push_back(found_for(name, *p));
+  for (const auto& [name, place] : frozen) fixed.push_back(found_for(name, place));
+  for (size_t i = 0; i < parameters.size(); ++i) {
     Parameter p = parameters[i].parameter;
-    p.rebind(found[i]);
+    p.rebind(learned[i]);
   }
+  for (size_t i = 0; i < frozen.size(); ++i) overwrite("checkpoint", frozen[i].name, frozen[i].value, fixed[i]);
 }
 
 }  // namespace ttr

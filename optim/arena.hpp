@@ -3,8 +3,8 @@
 //   gradient   like master
 //   memories   like master, as many as the rule has (moments)
 //   rounded    bf16, only when some parameter is bf16: what the model sees of those; all others see the master itself
-// Parameters that decay come first. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become views,
-// so an update in place is seen by the model, and a backward through a graph recorded before it is refused.
+// Parameters that decay come first. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become
+// views, so an update in place is seen by the model, and a backward through a graph recorded before it is refused.
 #pragma once
 #include <ttr/core/safetensors.hpp>
 #include <ttr/optim/parameter.hpp>
@@ -20,6 +20,14 @@ template <class M> std::vector<NamedParameter> parameters_of(M& model) {
     for (const NamedParameter& f : found) if (f.parameter.identity() == p.identity()) return;
     found.push_back({name, p});
   });
+  return found;
+}
+
+// What is drawn once and never learned: not in the arena, but in a checkpoint.
+struct NamedTensor { std::string name; Tensor value; };
+template <class M> std::vector<NamedTensor> frozen_of(M& model) {
+  std::vector<NamedTensor> found;
+  each_frozen(model, [&](const std::string& name, Frozen& x) { found.push_back({name, x.value}); });
   return found;
 }
 
@@ -66,9 +74,13 @@ void overwrite(const char* where, const std::string& name, Tensor to, const Tens
 // A file's tensor (F32, F64, BF16, I32) as one of ours.
 Tensor from_raw(const std::string& name, const RawTensor&, Options);
 
-// The parameters of a checkpoint, without a trainer (to sample, to evaluate). Every parameter must be there with its shape; values are converted
-// to the parameter's dtype. Call it before a Trainer takes the model.
-void load_parameters(const std::vector<NamedParameter>&, const SafetensorsFile&);
-template <class M> void load_parameters(M& model, const SafetensorsFile& file) { load_parameters(parameters_of(model), file); }
+const char* raw_name_of(Dtype);   // "F32"
+
+// The values of a checkpoint, without a trainer (to sample, to evaluate). Everything the model has must be there with its shape; parameters
+// are converted to their dtype. Call it before a Trainer takes the model.
+void load_values(const std::vector<NamedParameter>&, const std::vector<NamedTensor>& frozen, const SafetensorsFile&);
+template <class M> void load_parameters(M& model, const SafetensorsFile& file) {
+  load_values(parameters_of(model), frozen_of(model), file);
+}
 
 }  // namespace ttr

@@ -38,7 +38,10 @@ std::string nearest_parameter(Node* node, const std::map<const Node*, std::strin
   return "";
 }
 
-struct Finding { uint64_t order; std::string text; };
+struct Finding {
+  uint64_t order;
+  std::string text;
+};
 
 // The oldest node with an output of that kind or a worse one, as far as outputs were kept.
 std::optional<Finding> first_output(const std::map<uint64_t, Node*>& graph, Kind wanted, const std::map<const Node*, std::string>& names) {
@@ -46,7 +49,8 @@ std::optional<Finding> first_output(const std::map<uint64_t, Node*>& graph, Kind
   const auto blame = [&](Node* node, Kind k) {
     if (best && best->order <= node->order) return;
     const std::string near = nearest_parameter(node, names);
-    best = {node->order, fmt::format("an output of {} is {}{}", node->name, word(k), near.empty() ? "" : "; the nearest parameter is " + near)};
+    best = {node->order,
+            fmt::format("an output of {} is {}{}", node->name, word(k), near.empty() ? "" : "; the nearest parameter is " + near)};
   };
   for (const auto& [order, node] : graph) {
     if (best && best->order < order) break;   // a user is younger than what it uses

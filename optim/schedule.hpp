@@ -32,7 +32,8 @@ struct Schedule {
 
   double operator()(int64_t step) const {
     if (kind != ScheduleKind::constant && schedule_steps <= warmup)
-      throw refuse("schedule", "schedule_steps is {}, needs more than the warmup of {}; only a constant schedule has no end", schedule_steps, warmup);
+      throw refuse("schedule", "schedule_steps is {}, needs more than the warmup of {}; only a constant schedule has no end",
+                   schedule_steps, warmup);
     if (step < warmup) return rate * double(step + 1) / double(warmup);
     if (kind == ScheduleKind::cosine) {
       const double x = std::min(1.0, double(step - warmup) / double(schedule_steps - warmup));

@@ -16,21 +16,25 @@ StepRecord* records_at(const Tensor& t) { return static_cast<StepRecord*>(t.addr
 Workspace workspace_at(const Tensor& t) { return {t.address(), size_t(t.count()) * sizeof(double)}; }
 
 void copy_in(void* to, const void* from, size_t bytes, Device device) {
-  if (!device.is_cuda()) std::memcpy(to, from, bytes);
-  else if constexpr (with_cuda) must("trainer", cuda::copy_to_device(to, from, bytes));
+  if (!device.is_cuda())
+    std::memcpy(to, from, bytes);
+  else if constexpr (with_cuda)
+    must("trainer", cuda::copy_to_device(to, from, bytes));
 }
 void copy_out(void* to, const void* from, size_t bytes, Device device) {
-  if (!device.is_cuda()) std::memcpy(to, from, bytes);
-  else if constexpr (with_cuda) must("trainer", cuda::copy_to_host(to, from, bytes));
+  if (!device.is_cuda())
+    std::memcpy(to, from, bytes);
+  else if constexpr (with_cuda)
+    must("trainer", cuda::copy_to_host(to, from, bytes));
 }
 
 Tensor as_number(const char* name, const Tensor& t, Device device) {   // f64 []
-  if (t.count() != 1) throw refuse("trainer", "the loss function's {} has shape {}, needs a scalar; reduce it with sum or mean", name, to_string(t.shape()));
-  if (t.device() != device) throw refuse("trainer", "the loss function's {} is on {}, needs the model's {}", name, name_of(t.device()), name_of(device));
+  if (t.count() != 1)
+    throw refuse("trainer", "the loss function's {} has shape {}, needs a scalar; reduce it with sum or mean", name, to_string(t.shape()));
+  if (t.device() != device)
+    throw refuse("trainer", "the loss function's {} is on {}, needs the model's {}", name, name_of(t.device()), name_of(device));
   return cast(detach(t), Dtype::f64);
 }
-
-const char* dtype_word(Dtype d) { return d == Dtype::f64 ? "F64" : "F32"; }
 
 }  // namespace
 
@@ -39,14 +43,15 @@ const StepRecord& StepReport::record() const {
     StepRecord r;
     copy_out(&r, records_at(records_) + index_ % kStepRecords, sizeof r, records_.device());
     if (r.step != double(index_))
-      throw refuse("trainer", "the report of step {} is gone, needs to be read within {} steps; step {} took its place", index_, kStepRecords, r.step);
+      throw refuse("trainer", "the report of step {} is gone, needs to be read within {} steps; step {} took its place", index_,
+                   kStepRecords, r.step);
     read_ = r;
   }
   return *read_;
 }
 
-Stepper::Stepper(std::vector<NamedParameter> parameters, UpdateRule rule, uint64_t seed)
-    : arena_(std::move(parameters), std::visit([](const auto& r) { return r.memories; }, rule)), rule_(rule) {
+Stepper::Stepper(std::vector<NamedParameter> parameters, std::vector<NamedTensor> frozen, UpdateRule rule, uint64_t seed)
+    : arena_(std::move(parameters), std::visit([](const auto& r) { return r.memories; }, rule)), frozen_(std::move(frozen)), rule_(rule) {
   const Options options{Dtype::f64, arena_.device()};
   state_ = empty({kStateNumbers}, options);
   records_ = zeros({kStepRecords, 4}, options);
@@ -79,13 +84,16 @@ void Stepper::begin(const StepOptions& o) {
 
 void Stepper::backward(const Loss& loss, bool first) {
   if (!loss.total.defined()) throw refuse("trainer", "the loss function's total is undefined, needs a scalar");
-  if (!loss.total.tracked()) throw refuse("trainer", "the loss is untracked, needs to depend on a parameter; was recording off, or the values detached");
+  if (!loss.total.tracked())
+    throw refuse("trainer", "the loss is untracked, needs to depend on a parameter; was recording off, or the values detached");
   {
     Recording off(false);
     const Tensor total = as_number("total", loss.total, arena_.device());
     const Tensor count = loss.count.defined() ? as_number("count", loss.count, arena_.device()) : Tensor();
-    if (!arena_.device().is_cuda()) must("trainer", cpu::add_loss(in<double>(total), in<double>(count), first, state_at(state_)));
-    else if constexpr (with_cuda) must("trainer", cuda::add_loss(in<double>(total), in<double>(count), first, state_at(state_), cuda::stream()));
+    if (!arena_.device().is_cuda())
+      must("trainer", cpu::add_loss(in<double>(total), in<double>(count), first, state_at(state_)));
+    else if constexpr (with_cuda)
+      must("trainer", cuda::add_loss(in<double>(total), in<double>(count), first, state_at(state_), cuda::stream()));
   }
   grad({loss.total}, {}, arena_.variables(), {.consume = true, .ready = [&](size_t i, const Tensor& d) { arena_.land(i, d, !first); }});
 }
@@ -94,19 +102,27 @@ void Stepper::launch_update() {
   const int64_t n = arena_.count();
   dispatch("trainer", arena_.master(), [&]<class T>(auto place) {
     if constexpr (!std::is_same_v<T, bf16>) {   // masters are f32 or f64
-      std::visit([&](const auto& rule) {
-        Update<T> u{.n = n, .decaying = arena_.decaying(), .master = static_cast<T*>(arena_.master().address()), .gradient = in<T>(arena_.gradient()),
-                    .state = state_at(state_)};
-        for (int i = 0; i < rule.memories; ++i) u.memory[i] = static_cast<T*>(arena_.memories()[size_t(i)].address());
-        if (arena_.rounded().defined()) u.rounded = static_cast<bf16*>(arena_.rounded().address());
-        if constexpr (place.cuda) {
-          must("trainer", cuda::measure<T>(n, u.gradient, betas_of(rule), state_at(state_), records_at(records_), workspace_at(partial_), place.stream));
-          must("trainer", cuda::update(rule, u, place.stream));
-        } else {
-          must("trainer", cpu::measure<T>(n, u.gradient, betas_of(rule), state_at(state_), records_at(records_), workspace_at(partial_)));
-          must("trainer", cpu::update(rule, u));
-        }
-      }, rule_);
+      constexpr bool on_cuda = decltype(place)::cuda;
+      std::visit(
+          [&](const auto& rule) {
+            Update<T> u{.n = n,
+                        .decaying = arena_.decaying(),
+                        .master = static_cast<T*>(arena_.master().address()),
+                        .gradient = in<T>(arena_.gradient()),
+                        .state = state_at(state_)};
+            for (int i = 0; i < rule.memories; ++i) u.memory[i] = static_cast<T*>(arena_.memories()[size_t(i)].address());
+            if (arena_.rounded().defined()) u.rounded = static_cast<bf16*>(arena_.rounded().address());
+            if constexpr (on_cuda) {
+              must("trainer", cuda::measure<T>(n, u.gradient, betas_of(rule), state_at(state_), records_at(records_),
+                                               workspace_at(partial_), place.stream));
+              must("trainer", cuda::update(rule, u, place.stream));
+            } else {
+              must("trainer",
+                   cpu::measure<T>(n, u.gradient, betas_of(rule), state_at(state_), records_at(records_), workspace_at(partial_)));
+              must("trainer", cpu::update(rule, u));
+            }
+          },
+          rule_);
     }
   });
 }
@@ -122,7 +138,8 @@ StepReport Stepper::finish() {
 }
 
 void Stepper::capture(const std::function<void()>& backwards) {
-  if (!arena_.device().is_cuda()) throw refuse("capture", "the model is on {}, needs cuda; only there can a step become a graph", name_of(arena_.device()));
+  if (!arena_.device().is_cuda())
+    throw refuse("capture", "the model is on {}, needs cuda; only there can a step become a graph", name_of(arena_.device()));
   if constexpr (with_cuda) {
     drop_graph();
     arena_.must_be_bound();
@@ -136,10 +153,14 @@ void Stepper::capture(const std::function<void()>& backwards) {
       launch_update();
     } catch (const std::exception& e) {
       cuda::graph_release(cuda::capture_end());
-      throw refuse("capture", "the step broke while it was recorded: {}; a captured loss may not read numbers back (item, to_vector) nor upload any", e.what());
+      throw refuse("capture",
+                   "the step broke while it was recorded: {}; a captured loss may not read numbers back (item, to_vector) nor upload any",
+                   e.what());
     }
     graph_ = cuda::capture_end();
-    if (!graph_) throw refuse("capture", "the step did not become a graph: {}; a captured loss may not read numbers back nor upload any", cuda::last_error());
+    if (!graph_)
+      throw refuse("capture", "the step did not become a graph: {}; a captured loss may not read numbers back nor upload any",
+                   cuda::last_error());
   }
 }
 
@@ -170,15 +191,17 @@ void Stepper::save(const std::string& path, std::map<std::string, std::string> m
   const int64_t counters[3] = {state.step, state.updates, int64_t(state.key)};
 
   std::vector<SafetensorsEntry> entries;
-  for (size_t i = 0; i < arena_.entries().size(); ++i) {
-    const Arena::Entry& e = arena_.entries()[i];
-    const std::vector<int64_t> shape(e.value.shape().begin(), e.value.shape().end());
-    for (size_t m = 0; m < flat.size(); ++m) {
-      const Tensor part = arena_.part(flat[m], i);
-      entries.push_back({m == 0 ? e.name : memory_name(m - 1, e.name),
-                         {dtype_word(part.dtype()), shape, static_cast<const std::byte*>(part.address()), size_t(part.count()) * bytes_of(part.dtype())}});
-    }
-  }
+  const auto add = [&](const std::string& name, const Tensor& t) {   // t on the CPU
+    const std::vector<int64_t> shape(t.shape().begin(), t.shape().end());
+    entries.push_back(
+        {name, {raw_name_of(t.dtype()), shape, static_cast<const std::byte*>(t.address()), size_t(t.count()) * bytes_of(t.dtype())}});
+  };
+  for (size_t i = 0; i < arena_.entries().size(); ++i)
+    for (size_t m = 0; m < flat.size(); ++m)
+      add(m == 0 ? arena_.entries()[i].name : memory_name(m - 1, arena_.entries()[i].name), arena_.part(flat[m], i));
+  Tensors fixed;
+  for (const auto& [name, value] : frozen_) fixed.push_back(to_device(value, cpu_device));
+  for (size_t i = 0; i < fixed.size(); ++i) add(frozen_[i].name, fixed[i]);
   entries.push_back({kCounters, {"I64", {3}, reinterpret_cast<const std::byte*>(counters), sizeof counters}});
   metadata["optimizer"] = rule_name();
   write_safetensors(path, entries, metadata);
@@ -187,30 +210,38 @@ void Stepper::save(const std::string& path, std::map<std::string, std::string> m
 void Stepper::load(const SafetensorsFile& file) {
   const auto rule = file.metadata().find("optimizer");
   const std::string was = rule == file.metadata().end() ? "nothing" : rule->second;
-  if (was != rule_name()) throw refuse("load", "{} was saved by {}, needs {}; resume with the same optimizer", file.path(), was, rule_name());
+  if (was != rule_name())
+    throw refuse("load", "{} was saved by {}, needs {}; resume with the same optimizer", file.path(), was, rule_name());
   std::map<std::string, Tensor> places;   // name -> where it goes
   for (size_t i = 0; i < arena_.entries().size(); ++i) {
     places[arena_.entries()[i].name] = arena_.part(arena_.master(), i);
-    for (size_t m = 0; m < arena_.memories().size(); ++m) places[memory_name(m, arena_.entries()[i].name)] = arena_.part(arena_.memories()[m], i);
+    for (size_t m = 0; m < arena_.memories().size(); ++m)
+      places[memory_name(m, arena_.entries()[i].name)] = arena_.part(arena_.memories()[m], i);
   }
+  for (const auto& [name, value] : frozen_) places[name] = value;
   for (const std::string& name : file.names())
-    if (name != kCounters && !places.contains(name)) throw refuse("load", "{} holds {}, which the model does not have; was it another model", file.path(), name);
+    if (name != kCounters && !places.contains(name))
+      throw refuse("load", "{} holds {}, which the model does not have; was it another model", file.path(), name);
 
   std::map<std::string, Tensor> values;
   for (const auto& [name, place] : places) {   // everything is looked at before anything changes
     if (!file.has(name)) throw refuse("load", "{} is not in {}, needs every tensor of the model and its optimizer", name, file.path());
     const RawTensor& raw = file.at(name);
-    if (raw.dtype != dtype_word(place.dtype())) throw refuse("load", "{} is {} in {}, needs {}", name, raw.dtype, file.path(), dtype_word(place.dtype()));
+    if (raw.dtype != raw_name_of(place.dtype()))
+      throw refuse("load", "{} is {} in {}, needs {}", name, raw.dtype, file.path(), raw_name_of(place.dtype()));
     const Tensor value = from_raw(name, raw, {place.dtype(), cpu_device});
-    if (value.shape() != place.shape()) throw refuse("load", "{} is {} in {}, needs {}", name, to_string(value.shape()), file.path(), to_string(place.shape()));
+    if (value.shape() != place.shape())
+      throw refuse("load", "{} is {} in {}, needs {}", name, to_string(value.shape()), file.path(), to_string(place.shape()));
     values[name] = value;
   }
   if (!file.has(kCounters)) throw refuse("load", "{} is not in {}, needs the file of a trainer", kCounters, file.path());
   const RawTensor& raw = file.at(kCounters);
   int64_t counters[3];
-  if (raw.dtype != "I64" || raw.bytes != sizeof counters) throw refuse("load", "{} is {} of {} bytes in {}, needs 3 numbers I64", kCounters, raw.dtype, raw.bytes, file.path());
+  if (raw.dtype != "I64" || raw.bytes != sizeof counters)
+    throw refuse("load", "{} is {} of {} bytes in {}, needs 3 numbers I64", kCounters, raw.dtype, raw.bytes, file.path());
   std::memcpy(counters, raw.data, sizeof counters);
-  if (counters[0] < 0 || counters[1] < 0) throw refuse("load", "{} counts {} steps and {} updates, needs none below 0", file.path(), counters[0], counters[1]);
+  if (counters[0] < 0 || counters[1] < 0)
+    throw refuse("load", "{} counts {} steps and {} updates, needs none below 0", file.path(), counters[0], counters[1]);
 
   for (const auto& [name, place] : places) overwrite("load", name, place, values[name]);
   arena_.round();

@@ -1,5 +1,5 @@
-// One optimizer step on the device, without the model: gradients into the arena, their norm, the update, a captured graph of all of it, and the
-// state in a file. optim/trainer.hpp puts a model and a loss in front of it.
+// One optimizer step on the device, without the model: gradients into the arena, their norm, the update, a captured graph of all of it, and
+// the state in a file. optim/trainer.hpp puts a model and a loss in front of it.
 #pragma once
 #include <functional>
 #include <map>
@@ -18,8 +18,8 @@ struct StepOptions {
   double clip = 0;      // largest norm of the whole gradient; 0: no clipping
 };
 
-// A loss that is not yet divided: a sum and what to divide it by (labels that count). Micro-batches add both, so that several of them equal the
-// big batch also when their counts differ.
+// A loss that is not yet divided: a sum and what to divide it by (labels that count). Micro-batches add both, so that several of them equal
+// the big batch also when their counts differ.
 struct Loss {
   Tensor total;         // scalar
   Tensor count;         // scalar; undefined: 1, and total is a mean
@@ -43,7 +43,7 @@ class StepReport {
 
 class Stepper {
  public:
-  Stepper(std::vector<NamedParameter>, UpdateRule, uint64_t seed);
+  Stepper(std::vector<NamedParameter>, std::vector<NamedTensor> frozen, UpdateRule, uint64_t seed);
   ~Stepper();
   Stepper(const Stepper&) = delete;
 
@@ -62,7 +62,7 @@ class Stepper {
   int64_t steps() const { return steps_; }
   const char* rule_name() const;
 
-  // Parameters under their names, memories as "optimizer.0.NAME", counters as "optimizer.step". load needs exactly these.
+  // Parameters and frozen parts under their names, memories as "optimizer.0.NAME", counters as "optimizer.step". load needs exactly these.
   void save(const std::string& path, std::map<std::string, std::string> metadata) const;
   void load(const SafetensorsFile&);
 
@@ -71,6 +71,7 @@ class Stepper {
   StepReport report();
 
   Arena arena_;
+  std::vector<NamedTensor> frozen_;
   UpdateRule rule_;
   Tensor state_;          // f64, holds one StepState
   Tensor records_;        // f64 [kStepRecords, 4]
@@ -80,8 +81,8 @@ class Stepper {
   void* graph_ = nullptr;
 };
 
-// Why a loss or its gradient is not finite: the first operation with such a value, or the first gradient of the sweep, and the parameter nearest to
-// it. total is recorded and not yet swept. Reads everything back: for after the fact.
+// Why a loss or its gradient is not finite: the first operation with such a value, or the first gradient of the sweep, and the parameter
+// nearest to it. total is recorded and not yet swept. Reads everything back: for after the fact.
 std::string explain_nonfinite(const Tensor& total, const Arena&);
 
 }  // namespace ttr

@@ -1,11 +1,12 @@
 // The trainer: a model, an update rule and a loss.
 //
-//   Trainer trainer(model, AdamW{.beta2 = 0.95, .decay = 0.1}, [](const auto& m, const Batch& b) { return cross_entropy(m(b.input), b.target); });
+//   Trainer trainer(model, AdamW{.beta2 = 0.95, .decay = 0.1},
+//                   [](const auto& m, const Batch& b) { return cross_entropy(m(b.input), b.target); });
 //   const StepReport report = trainer.step(batch, {.rate = schedule(step), .clip = 1.0});
 //   if (step % 100 == 0) fmt::print("{}\n", report.loss());                  // waits for the device; nothing else here does
 //
-// It is given the loss, not its value: only so can it accumulate over micro-batches, free the tape as it goes, capture the whole step in a CUDA graph,
-// and run it again to say where a NaN came from. The loss may return a scalar, or a Loss{total, count} to be divided at the end.
+// It is given the loss, not its value: only so can it accumulate over micro-batches, free the tape as it goes, capture the whole step in a
+// CUDA graph, and run it again to say where a NaN came from. The loss may return a scalar, or a Loss{total, count} to be divided at the end.
 // The model must outlive the trainer. Its parameters move into the trainer's arena and stay there; the model stays usable.
 #pragma once
 #include <span>
@@ -17,13 +18,18 @@ namespace ttr {
 
 template <class M, class F> class Trainer {
  public:
-  Trainer(M& model, UpdateRule rule, F loss, uint64_t seed = 0) : model_(model), loss_(std::move(loss)), stepper_(parameters_of(model), rule, seed) {}
+  Trainer(M& model, UpdateRule rule, F loss, uint64_t seed = 0)
+      : model_(model), loss_(std::move(loss)), stepper_(parameters_of(model), frozen_of(model), rule, seed) {}
   Trainer(const Trainer&) = delete;
 
   // One update from one batch. Tensors of a batch with an `each` are moved to the model's device if they are elsewhere.
-  template <class B> StepReport step(const B& batch, const StepOptions& options = {}) { return step(std::span<const B>(&batch, 1), options); }
+  template <class B> StepReport step(const B& batch, const StepOptions& options = {}) {
+    return step(std::span<const B>(&batch, 1), options);
+  }
   // One update from several micro-batches: the big batch in pieces.
-  template <class B> StepReport step(const std::vector<B>& batches, const StepOptions& options = {}) { return step(std::span<const B>(batches), options); }
+  template <class B> StepReport step(const std::vector<B>& batches, const StepOptions& options = {}) {
+    return step(std::span<const B>(batches), options);
+  }
   template <class B> StepReport step(std::span<const B> batches, const StepOptions& options = {}) {
     if (batches.empty()) throw refuse("trainer", "there are 0 micro-batches, needs at least one");
     stepper_.begin(options);
@@ -31,8 +37,8 @@ template <class M, class F> class Trainer {
     return stepper_.finish();
   }
 
-  // Records the whole step as a CUDA graph. The example gives shapes and dtypes; its values are not used and no step is taken. The loss must do the same
-  // operations every time and may not read numbers back; what dropout draws from its seed is drawn alike in every replay.
+  // Records the whole step as a CUDA graph. The example gives shapes and dtypes; no step is taken. The loss must do the same operations
+  // every time and may neither read numbers back nor upload any; what dropout draws from its seed is drawn alike in every replay.
   template <class B> void capture(const B& example) { capture(std::span<const B>(&example, 1)); }
   template <class B> void capture(const std::vector<B>& examples) { capture(std::span<const B>(examples)); }
   template <class B> void capture(std::span<const B> examples) {
@@ -53,8 +59,12 @@ template <class M, class F> class Trainer {
   bool captured() const { return stepper_.captured(); }
 
   // step(), by the graph: the same numbers, bit for bit.
-  template <class B> StepReport replay(const B& batch, const StepOptions& options = {}) { return replay(std::span<const B>(&batch, 1), options); }
-  template <class B> StepReport replay(const std::vector<B>& batches, const StepOptions& options = {}) { return replay(std::span<const B>(batches), options); }
+  template <class B> StepReport replay(const B& batch, const StepOptions& options = {}) {
+    return replay(std::span<const B>(&batch, 1), options);
+  }
+  template <class B> StepReport replay(const std::vector<B>& batches, const StepOptions& options = {}) {
+    return replay(std::span<const B>(batches), options);
+  }
   template <class B> StepReport replay(std::span<const B> batches, const StepOptions& options = {}) {
     size_t at = 0;
     for (B batch : batches)
@@ -66,9 +76,11 @@ template <class M, class F> class Trainer {
     return stepper_.replay(options);
   }
 
-  // Why the loss or the gradient of this batch is not finite, as a clause: "an output of exp is infinite; the nearest parameter is head.weight".
+  // Why the loss or the gradient of this batch is not finite, as a clause: "an output of exp is inf; the nearest parameter is head.weight".
   // A step that is not finite leaves the parameters as they were, so it can be asked afterwards.
-  template <class B> std::string explain_nonfinite(const B& batch) { return ttr::explain_nonfinite(loss_of(here(batch)).total, stepper_.arena()); }
+  template <class B> std::string explain_nonfinite(const B& batch) {
+    return ttr::explain_nonfinite(loss_of(here(batch)).total, stepper_.arena());
+  }
 
   // Everything that continues the run: parameters, memories, counters. The next steps are the same bits as without the break.
   void save(const std::string& path, const std::map<std::string, std::string>& metadata = {}) const { stepper_.save(path, metadata); }

@@ -10,7 +10,8 @@ namespace {
 constexpr int64_t kGrain = 8192;
 
 // Elements [begin, end), all of which decay or none.
-template <class Rule, class X> TTR_SIMD_INLINE void update_range(const Rule& rule, const Update<X>& u, bool decays, int64_t begin, int64_t end) {
+template <class Rule, class X>
+TTR_SIMD_INLINE void update_range(const Rule& rule, const Update<X>& u, bool decays, int64_t begin, int64_t end) {
   constexpr int kMemories = Rule::memories;
   const Rate<X> rate = rate_of<X>(rule, *u.state, decays);
   const X scale = X(u.state->scale);
@@ -30,12 +31,24 @@ template <class Rule, class X> TTR_SIMD_INLINE void update_range(const Rule& rul
   }
 }
 
-TTR_SIMD_CLONES void run(const Sgd& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) { update_range(r, u, decays, begin, end); }
-TTR_SIMD_CLONES void run(const Sgd& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) { update_range(r, u, decays, begin, end); }
-TTR_SIMD_CLONES void run(const Momentum& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) { update_range(r, u, decays, begin, end); }
-TTR_SIMD_CLONES void run(const Momentum& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) { update_range(r, u, decays, begin, end); }
-TTR_SIMD_CLONES void run(const AdamW& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) { update_range(r, u, decays, begin, end); }
-TTR_SIMD_CLONES void run(const AdamW& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) { update_range(r, u, decays, begin, end); }
+TTR_SIMD_CLONES void run(const Sgd& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) {
+  update_range(r, u, decays, begin, end);
+}
+TTR_SIMD_CLONES void run(const Sgd& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
+  update_range(r, u, decays, begin, end);
+}
+TTR_SIMD_CLONES void run(const Momentum& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) {
+  update_range(r, u, decays, begin, end);
+}
+TTR_SIMD_CLONES void run(const Momentum& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
+  update_range(r, u, decays, begin, end);
+}
+TTR_SIMD_CLONES void run(const AdamW& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) {
+  update_range(r, u, decays, begin, end);
+}
+TTR_SIMD_CLONES void run(const AdamW& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
+  update_range(r, u, decays, begin, end);
+}
 
 template <class X> TTR_SIMD_INLINE double squares_of(const X* x, int64_t n) {   // x [n]
   double lane[kSimdLanes] = {};
@@ -55,8 +68,10 @@ TTR_SIMD_CLONES double squares(const double* x, int64_t n) { return squares_of(x
 template <class T> Status land(int64_t n, const T* from, Wide<T>* into, bool add) {
   if (n < 0) return Status::bad_size;
   parallel_for(n, 2 * kGrain, [&](int64_t begin, int64_t end) {
-    if (add) for (int64_t i = begin; i < end; ++i) into[i] += from[i];
-    else std::copy(from + begin, from + end, into + begin);
+    if (add)
+      for (int64_t i = begin; i < end; ++i) into[i] += from[i];
+    else
+      std::copy(from + begin, from + end, into + begin);
   });
   return Status::ok;
 }
@@ -73,7 +88,8 @@ template <class X> Status measure(int64_t n, const X* gradient, Betas betas, Ste
   const int64_t parts = measure_parts(n), size = (n + parts - 1) / parts;
   double* const sums = static_cast<double*>(w.at);   // [parts]
   parallel_for(parts, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) sums[i] = squares(gradient + std::min(n, i * size), std::min(n, (i + 1) * size) - std::min(n, i * size));
+    for (int64_t i = begin; i < end; ++i)
+      sums[i] = squares(gradient + std::min(n, i * size), std::min(n, (i + 1) * size) - std::min(n, i * size));
   });
   double sum = 0;
   for (int64_t i = 0; i < parts; ++i) sum += sums[i];
@@ -88,7 +104,8 @@ template <class Rule, class X> Status update(const Rule& rule, const Update<X>& 
     const int64_t middle = std::clamp(u.decaying, begin, end);
     run(rule, u, true, begin, middle);
     run(rule, u, false, middle, end);
-    if (u.rounded) for (int64_t i = begin; i < end; ++i) u.rounded[i] = bf16(u.master[i]);
+    if (u.rounded)
+      for (int64_t i = begin; i < end; ++i) u.rounded[i] = bf16(u.master[i]);
   });
   return Status::ok;
 }

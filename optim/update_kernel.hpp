@@ -1,5 +1,5 @@
-// Border of the update: what happens to all parameters at once at the end of a step. They lie one behind the other in flat arenas, those that
-// weight decay acts on first, so that one launch covers them and one number says which decay.
+// Border of the update: what happens to all parameters at once at the end of a step. They lie one behind the other in flat arenas, those
+// that weight decay acts on first, so that one launch covers them and one number says which decay.
 //
 //   G = sum over micro-batches of d total / d p          total, count: summed over micro-batches, count 1 for a loss that is a mean
 //   g = G / count * min(1, clip / |G / count|)

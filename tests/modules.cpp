@@ -1,7 +1,10 @@
 // Modules: values against plain loops, derivatives through a whole language model, decoding, packed documents, names, causality, learning.
 #include <array>
 #include <set>
+#include <ttr/layers/describe.hpp>
+#include <ttr/layers/functions.hpp>
 #include <ttr/layers/language_model.hpp>
+#include <ttr/layers/optimizers.hpp>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/layers/vocabulary.hpp>
 #include <ttr/tests/ops_numbers.hpp>
@@ -32,6 +35,14 @@ template <class M> void stir(M& m, double size = 0.4) {
 LanguageModelOptions tiny(const std::string& recipe) {
   return {.vocab = 7, .dim = 8, .blocks = 2, .heads = 2, .mixer = vocabulary().parse(recipe), .hidden = 12};
 }
+
+// A linear map whose keys pass a random projection that nobody learns.
+struct Projected {
+  static constexpr const char* name = "projected";
+  std::vector<Slot> slots() const { return {{"projection", Per::frozen, {key_size, key_size}}}; }
+  int64_t size(int64_t key_dim) const { return key_dim; }
+  Tensor map(const Tensor& x, const View& view, int64_t) const { return apply_matrix(view.head("projection"), x); }
+};
 
 double sigma(double x) { return 1 / (1 + std::exp(-x)); }
 
@@ -138,8 +149,10 @@ TEST_SUITE("modules") {
     timed.timed = true, timed.writes = 1;
     Gate decay({"log_decay", Per::token, {}, log_of_unit}, timed, init);
     const Tensor x = random_tensor({1, 3, 4}, 8);
-    const Numbers g = decay(x).to_vector<double>(), z = product(x.to_vector<double>(), *decay.weight), b = decay.bias->to_vector<double>(), a = decay.rate->to_vector<double>();
-    for (size_t i = 0; i < 6; ++i) CHECK(g[i] == doctest::Approx(-std::exp(a[i % 2]) * std::log1p(std::exp(z[i] + b[i % 2]))).epsilon(1e-12));
+    const Numbers g = decay(x).to_vector<double>(), z = product(x.to_vector<double>(), *decay.weight), b = decay.bias->to_vector<double>(),
+                  a = decay.rate->to_vector<double>();
+    for (size_t i = 0; i < 6; ++i)
+      CHECK(g[i] == doctest::Approx(-std::exp(a[i % 2]) * std::log1p(std::exp(z[i] + b[i % 2]))).epsilon(1e-12));
     for (size_t h = 0; h < 2; ++h) {
       const double dt = std::log1p(std::exp(b[h])), rate = std::exp(a[h]);
       CHECK((dt > 0.9e-3 && dt < 0.11 && rate >= 1 && rate <= 16));
@@ -149,7 +162,14 @@ TEST_SUITE("modules") {
   TEST_CASE("memory layer: softmax attention against loops") {
     Init init(4, kF64);
     const int64_t T = 6, D = 6, H = 2, K = 3, V = 4;
-    MemoryLayer layer({.dim = D, .heads = H, .key_heads = 1, .key_dim = K, .value_dim = V, .recipe = recipes::softmax_attention, .around = Surroundings{}}, init);
+    MemoryLayer layer({.dim = D,
+                       .heads = H,
+                       .key_heads = 1,
+                       .key_dim = K,
+                       .value_dim = V,
+                       .recipe = recipes::softmax_attention,
+                       .around = Surroundings{}},
+                      init);
     stir(layer);
     const Tensor x = random_tensor({1, T, D}, 9);
     const Numbers mixed = product(x.to_vector<double>(), *layer.project.weight);
@@ -166,7 +186,8 @@ TEST_SUITE("modules") {
           total += p[size_t(i)] = std::exp(s / std::sqrt(double(K)));
         }
         for (int64_t i = 0; i <= t; ++i)
-          for (int64_t j = 0; j < V; ++j) answer[size_t((t * H + h) * V + j)] += p[size_t(i)] / total * mixed[size_t(i * width + H * K + K + h * V + j)];
+          for (int64_t j = 0; j < V; ++j)
+            answer[size_t((t * H + h) * V + j)] += p[size_t(i)] / total * mixed[size_t(i * width + H * K + K + h * V + j)];
       }
     CHECK(worst(layer(x), product(answer, *layer.output.weight)) < 1e-12);
     // rotation by position and by nothing else
@@ -201,7 +222,8 @@ TEST_SUITE("modules") {
     REQUIRE(layer.gates.size() == 2);
     const Gate &decay = layer.gates[0], &step = layer.gates[1];
     REQUIRE((decay.slot.name == "log_decay" && step.slot.name == "step_size"));
-    const Numbers g = decay(x).to_vector<double>(), beta_z = product(in, *step.weight), beta_b = step.bias->to_vector<double>(), scale = layer.output_norm->weight->to_vector<double>();
+    const Numbers g = decay(x).to_vector<double>(), beta_z = product(in, *step.weight), beta_b = step.bias->to_vector<double>(),
+                  scale = layer.output_norm->weight->to_vector<double>();
     Numbers answer(size_t(T * H * V));
     for (int64_t h = 0; h < H; ++h) {
       Numbers m(size_t(V * K));
@@ -218,7 +240,8 @@ TEST_SUITE("modules") {
         for (int64_t i = 0; i < V; ++i) {
           double held = 0;
           for (int64_t j = 0; j < K; ++j) held += (m[size_t(i * K + j)] *= std::exp(g[size_t(t * H + h)])) * k[size_t(j)];
-          for (int64_t j = 0; j < K; ++j) m[size_t(i * K + j)] += beta * (mixed[size_t(t * width + 2 * H * K + h * V + i)] - held) * k[size_t(j)];
+          for (int64_t j = 0; j < K; ++j)
+            m[size_t(i * K + j)] += beta * (mixed[size_t(t * width + 2 * H * K + h * V + i)] - held) * k[size_t(j)];
           for (int64_t j = 0; j < K; ++j) y[size_t(i)] += m[size_t(i * K + j)] * q[size_t(j)];
         }
         const double size = std::sqrt(mean_square(y) + 1e-5);
@@ -232,7 +255,8 @@ TEST_SUITE("modules") {
   }
 
   TEST_CASE("derivatives of all parameters through a language model") {
-    for (const std::string recipe : {"softmax_attention", "gated_delta_net", "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
+    for (const std::string recipe :
+         {"softmax_attention", "gated_delta_net", "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
       CAPTURE(recipe);
       LanguageModelOptions options = tiny(recipe);
       options.tied = recipe != "gated_delta_net";
@@ -243,7 +267,8 @@ TEST_SUITE("modules") {
       std::vector<Parameter*> parameters;
       std::vector<std::string> names;
       Tensors xs;
-      each_parameter(model, [&](const std::string& name, Parameter& p) { parameters.push_back(&p), names.push_back(name), xs.push_back(*p); });
+      each_parameter(model,
+                     [&](const std::string& name, Parameter& p) { parameters.push_back(&p), names.push_back(name), xs.push_back(*p); });
       const Tensors dxs = grad({loss()}, {}, xs);
       for (size_t i = 0; i < xs.size(); ++i) {
         CAPTURE(names[i]);
@@ -263,11 +288,23 @@ TEST_SUITE("modules") {
   }
 
   TEST_CASE("decoding token by token equals the forward pass") {
-    struct Case { std::string recipe; int64_t key_heads, value_heads; Surroundings around; bool usual; int64_t positions; };
+    struct Case {
+      std::string recipe;
+      int64_t key_heads, value_heads;
+      Surroundings around;
+      bool usual;
+      int64_t positions;
+    };
     const Surroundings convolved{.conv = 4, .conv_value = false, .key_norm = KeyNorm::rms, .output_norm = true};
-    for (const Case& c : std::vector<Case>{{"softmax_attention", 0, 0, {}, true, 0}, {"softmax_attention", 1, 1, {}, true, 12}, {"qknorm_attention", 0, 0, {}, true, 0},
-                                           {"delta_net", 0, 0, {}, true, 0}, {"gated_delta_net", 1, 2, {}, true, 0}, {"gla", 2, 1, {}, true, 0}, {"longhorn", 0, 0, {}, true, 0},
-                                           {"l2_sgd", 0, 0, {}, true, 0}, {"mesa", 0, 0, convolved, false, 0},
+    for (const Case& c : std::vector<Case>{{"softmax_attention", 0, 0, {}, true, 0},
+                                           {"softmax_attention", 1, 1, {}, true, 12},
+                                           {"qknorm_attention", 0, 0, {}, true, 0},
+                                           {"delta_net", 0, 0, {}, true, 0},
+                                           {"gated_delta_net", 1, 2, {}, true, 0},
+                                           {"gla", 2, 1, {}, true, 0},
+                                           {"longhorn", 0, 0, {}, true, 0},
+                                           {"l2_sgd", 0, 0, {}, true, 0},
+                                           {"mesa", 0, 0, convolved, false, 0},
                                            {"geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]", 0, 0, {}, true, 0}}) {
       CAPTURE(c.recipe);
       LanguageModelOptions options = tiny(c.recipe);
@@ -297,7 +334,8 @@ TEST_SUITE("modules") {
         stir(model, 0.3);
         const Tensor tokens = tokens_of(2, 8, 7), segments = ids_of({5, 5, 5, 1, 1, 5, 5, 5, 0, 1, 1, 1, 1, 1, 1, 2}, {2, 8});
         const Tensor together = model(tokens, {.segments = segments});
-        for (const auto& [row, begin, end] : std::vector<std::array<int64_t, 3>>{{0, 0, 3}, {0, 3, 5}, {0, 5, 8}, {1, 0, 1}, {1, 1, 7}, {1, 7, 8}}) {
+        for (const auto& [row, begin, end] :
+             std::vector<std::array<int64_t, 3>>{{0, 0, 3}, {0, 3, 5}, {0, 5, 8}, {1, 0, 1}, {1, 1, 7}, {1, 7, 8}}) {
           CAPTURE(begin);
           const auto part = [&](const Tensor& x) { return slice(slice(x, 0, row, row + 1), 1, begin, end); };
           CHECK(worst(part(together), model(part(tokens))) < 1e-10);
@@ -314,19 +352,37 @@ TEST_SUITE("modules") {
     LanguageModelOptions options = tiny("softmax_attention");
     options.blocks = 1, options.feed_forward = FeedForward::gelu, options.positions = 4, options.tied = false;
     LanguageModel attention(options, 1);
-    CHECK(names(attention) == std::vector<std::string>{"embed.weight", "positions.weight", "blocks.0.mixer_norm.weight", "blocks.0.mixer.project.weight",
-                                                       "blocks.0.mixer.output.weight", "blocks.0.mlp_norm.weight", "blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight",
+    CHECK(names(attention) == std::vector<std::string>{"embed.weight", "positions.weight", "blocks.0.mixer_norm.weight",
+                                                       "blocks.0.mixer.project.weight", "blocks.0.mixer.output.weight",
+                                                       "blocks.0.mlp_norm.weight", "blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight",
                                                        "norm.weight", "head.weight"});
     LanguageModelOptions hybrid = tiny("gated_delta_net");
     hybrid.mixers = {recipes::gated_delta_net, recipes::mesa};
     LanguageModel gated(hybrid, 1);
-    CHECK(names(gated) ==
-          std::vector<std::string>{
-              "embed.weight", "blocks.0.mixer_norm.weight", "blocks.0.mixer.project.weight", "blocks.0.mixer.conv.weight", "blocks.0.mixer.log_decay.weight",
-              "blocks.0.mixer.log_decay.bias", "blocks.0.mixer.log_decay.rate", "blocks.0.mixer.step_size.weight", "blocks.0.mixer.step_size.bias",
-              "blocks.0.mixer.output_norm.weight", "blocks.0.mixer.output.weight", "blocks.0.mlp_norm.weight", "blocks.0.mlp.gate_up.weight", "blocks.0.mlp.down.weight",
-              "blocks.1.mixer_norm.weight", "blocks.1.mixer.project.weight", "blocks.1.mixer.conv.weight", "blocks.1.mixer.ridge", "blocks.1.mixer.output_norm.weight",
-              "blocks.1.mixer.output.weight", "blocks.1.mlp_norm.weight", "blocks.1.mlp.gate_up.weight", "blocks.1.mlp.down.weight", "norm.weight"});
+    CHECK(names(gated) == std::vector<std::string>{"embed.weight",
+                                                   "blocks.0.mixer_norm.weight",
+                                                   "blocks.0.mixer.project.weight",
+                                                   "blocks.0.mixer.conv.weight",
+                                                   "blocks.0.mixer.log_decay.weight",
+                                                   "blocks.0.mixer.log_decay.bias",
+                                                   "blocks.0.mixer.log_decay.rate",
+                                                   "blocks.0.mixer.step_size.weight",
+                                                   "blocks.0.mixer.step_size.bias",
+                                                   "blocks.0.mixer.output_norm.weight",
+                                                   "blocks.0.mixer.output.weight",
+                                                   "blocks.0.mlp_norm.weight",
+                                                   "blocks.0.mlp.gate_up.weight",
+                                                   "blocks.0.mlp.down.weight",
+                                                   "blocks.1.mixer_norm.weight",
+                                                   "blocks.1.mixer.project.weight",
+                                                   "blocks.1.mixer.conv.weight",
+                                                   "blocks.1.mixer.ridge",
+                                                   "blocks.1.mixer.output_norm.weight",
+                                                   "blocks.1.mixer.output.weight",
+                                                   "blocks.1.mlp_norm.weight",
+                                                   "blocks.1.mlp.gate_up.weight",
+                                                   "blocks.1.mlp.down.weight",
+                                                   "norm.weight"});
     for (const Published& p : published_recipes()) {   // a name twice would lose a tensor in a checkpoint
       CAPTURE(p.name);
       LanguageModelOptions each = tiny("softmax_attention");
@@ -410,15 +466,143 @@ TEST_SUITE("modules") {
     }
   }
 
+  TEST_CASE("a frozen slot is drawn, kept beside the parameters and never learned") {
+    const Recipe recipe{EvenWeights{}, LinearMap{.feature = Projected{}}, Descend<Sgd>{.at = initial}};
+    LanguageModelOptions options = tiny("softmax_attention");
+    options.mixer = recipe;
+    LanguageModel model(options, 18, cpu_device, Dtype::f64);
+    std::map<std::string, Tensor> frozen;
+    each_frozen(model, [&](const std::string& name, Frozen& x) { frozen[name] = x.value; });
+    REQUIRE(frozen.size() == 2);
+    const Tensor first = frozen.at("blocks.0.mixer.projection");
+    CHECK(first.shape() == Shape{2, 4, 4});
+    CHECK(!first.tracked());
+    CHECK(first.to_vector<double>() != frozen.at("blocks.1.mixer.projection").to_vector<double>());
+    each_parameter(model, [&](const std::string& name, Parameter&) { CHECK(name.find("projection") == std::string::npos); });
+    const Tensor tokens = tokens_of(1, 5, 7), before = model(tokens);
+    each_frozen(model, [&](const std::string&, Frozen& x) { x.value = x.value * 2.0; });
+    CHECK(worst(model(tokens), before) > 1e-6);
+  }
+
+  TEST_CASE("what is usual around a recipe") {
+    const auto usual = [](const std::string& recipe) { return usual_surroundings(vocabulary().parse(recipe)); };
+    CHECK(usual("softmax_attention").rotary);
+    CHECK(!usual("forgetting_attention").rotary);
+    CHECK(usual("gated_delta_net").timed_decay);
+    CHECK(usual("gated_delta_net").output_gate);
+    CHECK(!usual("delta_net").output_gate);
+    CHECK(usual("simple_gla").decay_temper == 16);
+    CHECK(usual("mamba2").conv == 4);   // the same ingredients as simple_gla, another reading
+    CHECK(usual_surroundings(recipes::delta_net.with({.read = Read::strict})).conv == 4);
+    CHECK(usual_surroundings(recipes::delta_net.with({.key_norm = KeyNorm::l2})).key_norm == KeyNorm::none);
+    CHECK(usual("geometric / mlp / descend").key_norm == KeyNorm::l2);
+    CHECK(usual("geometric / mlp / descend").output_norm);
+  }
+
+  TEST_CASE("several writes a token: as many keys and values, all at the token's position") {
+    const Recipe twice = published("delta_net").recipe.with({.writes = 2});
+    Surroundings around = usual_surroundings(twice);
+    around.rotary = true;
+    LanguageModelOptions options = tiny("softmax_attention");
+    options.mixer = twice, options.around = around;
+    LanguageModel model(options, 19, cpu_device, Dtype::f64);
+    stir(model, 0.3);
+    const Slots slots = model.blocks[0].mixer.slots(random_tensor({1, 5, 8}, 1));
+    CHECK(slots.at("q").shape() == Shape{1, 5, 2, 4});
+    CHECK(slots.at("k").shape() == Shape{1, 10, 2, 4});
+    CHECK(slots.at("v").shape() == Shape{1, 10, 2, 4});
+    CHECK(slots.at("step_size").shape() == Shape{1, 10, 2});
+    const Tensor tokens = tokens_of(2, 6, 7), full = model(tokens);
+    LanguageModelState state;
+    for (int64_t t = 0; t < 6; ++t) CHECK(worst(model.step(slice(tokens, 1, t, t + 1), state), slice(full, 1, t, t + 1)) < 1e-10);
+  }
+
+  TEST_CASE("every published recipe makes a model that answers, learns and decodes") {
+    for (const Published& p : published_recipes()) {
+      CAPTURE(p.name);
+      CAPTURE(p.recipe.text());
+      LanguageModelOptions options = tiny("softmax_attention");
+      options.mixer = p.recipe, options.blocks = 1;
+      LanguageModel model(options, 20);
+      Tensors xs;
+      each_parameter(model, [&](const std::string&, Parameter& q) { xs.push_back(*q); });
+      const Tensor tokens = tokens_of(1, 5, 7);
+      const Tensor loss = cross_entropy(model(tokens), tokens_of(1, 5, 7, 4));
+      CHECK(loss.item() == doctest::Approx(std::log(7.0)).epsilon(0.2));
+      for (const Tensor& d : grad({loss}, {}, xs))
+        for (const double v : d.to_vector<double>()) REQUIRE(std::isfinite(v));
+      if (p.recipe.reading().visible == Visible::everything) continue;   // sees the whole context: nothing to decode token by token
+      LanguageModel precise(options, 20, cpu_device, Dtype::f64);
+      const Tensor full = precise(tokens);
+      LanguageModelState state;
+      for (int64_t t = 0; t < 5; ++t) CHECK(worst(precise.step(slice(tokens, 1, t, t + 1), state), slice(full, 1, t, t + 1)) < 1e-9);
+    }
+  }
+
+  TEST_CASE("a forced route computes the same") {
+    for (const std::string recipe : {"softmax_attention", "gated_delta_net"}) {
+      CAPTURE(recipe);
+      LanguageModelOptions options = tiny(recipe), forced = options;
+      forced.route = "fold";
+      LanguageModel model(options, 21, cpu_device, Dtype::f64), folded(forced, 21, cpu_device, Dtype::f64);
+      stir(model, 0.3), stir(folded, 0.3);
+      const Tensor tokens = tokens_of(2, 9, 7);
+      CHECK(worst(model(tokens), folded(tokens)) < 1e-10);
+    }
+    LanguageModelOptions wrong = tiny("softmax_attention");
+    wrong.route = "delta/cpu-chunk";
+    CHECK(test::message([&] {
+            LanguageModel(wrong, 1)(tokens_of(1, 4, 7));
+          }).starts_with("[plan] route delta/cpu-chunk is asked for and refuses: "));
+  }
+
+  TEST_CASE("describe: parts add up, the plan is named, predicted bytes are those of a step") {
+    for (const std::string recipe :
+         {"softmax_attention", "gated_delta_net", "gla", "geometric / mlp[hidden=16] / descend[rule=momentum,at=chunk,chunk=16]"}) {
+      CAPTURE(recipe);
+      LanguageModel model({.vocab = 64, .dim = 32, .blocks = 2, .heads = 2, .mixer = vocabulary().parse(recipe)}, 17);
+      const DescribeOptions sizes{.batch = 3, .tokens = 80};
+      const std::string text = describe(model, sizes);
+      const bool folds = recipe != "softmax_attention" && recipe != "gated_delta_net";
+      CAPTURE(text);
+      CHECK(text.find("2 blocks of width 32") != text.npos);
+      CHECK(text.find("blocks.0-1") != text.npos);
+      CHECK(text.find(folds                           ? ": fold\n"
+                      : recipe == "softmax_attention" ? ": softmax_attention/cpu-blocked\n"
+                                                      : ": delta/cpu-chunk\n") != text.npos);
+      const Footprint f = footprint(model, sizes);
+      CHECK(f.parameters == 4.0 * double(model.parameter_count()));
+      CHECK(footprint(model, {.batch = 3, .tokens = 80, .training = false}).total() == f.parameters);
+
+      const Tensor tokens = tokens_of(3, 80, 64);
+      Tensors xs;
+      each_parameter(model, [&](const std::string&, Parameter& p) { xs.push_back(*p); });
+      const double before = double(memory_use(cpu_device).live_bytes);
+      reset_peak(cpu_device);
+      const Tensor loss = cross_entropy(model(tokens), tokens);
+      const double kept = double(memory_use(cpu_device).live_bytes) - before;
+      const Tensors dxs = grad({loss}, {}, xs, {.consume = true});
+      const double peak = double(memory_use(cpu_device).peak_bytes) - before;
+      CHECK(f.activations > 0.8 * kept);
+      CHECK(f.activations < 1.6 * kept);
+      CHECK(f.activations + f.gradients + f.workspace > 0.8 * peak);
+      CHECK(f.activations + f.gradients + f.workspace < 2 * peak);
+    }
+  }
+
   TEST_CASE("refusals") {
     Init init(1);
     const auto layer = [&](MemoryOptions o) { return test::message([&] { MemoryLayer(o, init); }); };
-    CHECK(layer({.dim = 8, .heads = 3, .recipe = recipes::delta_net}) == "[memory_layer] dim is 8, needs a multiple of heads 3; or give key_dim and value_dim");
-    CHECK(layer({.dim = 8, .heads = 4, .key_heads = 3, .recipe = recipes::delta_net}) == "[memory_layer] key_heads is 3, needs a divisor of heads 4");
-    CHECK(layer({.dim = 6, .heads = 2, .recipe = recipes::softmax_attention}) == "[memory_layer] key_dim is 3, needs an even size to be rotated in pairs; or no rotary");
+    CHECK(layer({.dim = 8, .heads = 3, .recipe = recipes::delta_net}) ==
+          "[memory_layer] dim is 8, needs a multiple of heads 3; or give key_dim and value_dim");
+    CHECK(layer({.dim = 8, .heads = 4, .key_heads = 3, .recipe = recipes::delta_net}) ==
+          "[memory_layer] key_heads is 3, needs a divisor of heads 4");
+    CHECK(layer({.dim = 6, .heads = 2, .recipe = recipes::softmax_attention}) ==
+          "[memory_layer] key_dim is 3, needs an even size to be rotated in pairs; or no rotary");
     LanguageModelOptions options = tiny("softmax_attention");
     options.positions = 4;
     LanguageModel model(options, 1);
-    CHECK(test::message([&] { model(tokens_of(1, 5, 7)); }) == "[language_model] tokens has 5 a row, needs at most 4, the learned positions");
+    CHECK(test::message([&] { model(tokens_of(1, 5, 7)); }) ==
+          "[language_model] tokens has 5 a row, needs at most 4, the learned positions");
   }
 }

@@ -1,4 +1,5 @@
-// The trainer on the CPU: the rule against a loop written by hand, one rule on two clocks, accumulation, clipping, ties, schedules, files, refusals.
+// The trainer on the CPU: the rule against a loop written by hand, one rule on two clocks, accumulation, clipping, ties, schedules, files,
+// refusals.
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -20,7 +21,8 @@ struct Dense {
 };
 
 Dense dense(int64_t in, int64_t out, uint64_t stream, Dtype dtype) {
-  return {Parameter(normal({in, out}, 7, stream, 0, 1 / std::sqrt(double(in)), {dtype})), Parameter(normal({out}, 8, stream, 0, 0.1, {dtype}), false)};
+  return {Parameter(normal({in, out}, 7, stream, 0, 1 / std::sqrt(double(in)), {dtype})),
+          Parameter(normal({out}, 8, stream, 0, 0.1, {dtype}), false)};
 }
 
 struct Net {   // 6 -> 10 -> 5
@@ -49,6 +51,12 @@ struct Tied {
 struct Point {
   Parameter at;
   void each(auto&& f) { f("at", at); }
+};
+struct Projected {       // a layer behind a random projection that nobody learns
+  Frozen random;         // [6, 6]
+  Dense dense;
+  Tensor operator()(const Tensor& x) const { return dense(matmul(x, random.value)); }
+  void each(auto&& f) { f("random", random), f("dense", dense); }
 };
 struct Nothing {
   void each(auto&&) {}
@@ -99,7 +107,9 @@ std::string what_of(auto&& f) {
 }
 bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
-std::string file_at(const char* name) { return (std::filesystem::temp_directory_path() / (std::string("ttr_trainer_") + name + ".safetensors")).string(); }
+std::string file_at(const char* name) {
+  return (std::filesystem::temp_directory_path() / (std::string("ttr_trainer_") + name + ".safetensors")).string();
+}
 
 // AdamW as the paper writes it, on the gradients that grad gives, with clipping before.
 struct ByHand {
@@ -202,7 +212,8 @@ TEST_CASE("micro-batches equal the big batch, also when label counts differ") {
   Trainer many(small, AdamW{}, summed_loss);
   Trainer means(wrong, AdamW{}, mean_loss);
   for (int s = 0; s < 5; ++s) {
-    const std::vector<Batch> parts{batch(8, uint64_t(3 * s), Dtype::f64, 2), batch(6, uint64_t(3 * s + 1), Dtype::f64), batch(10, uint64_t(3 * s + 2), Dtype::f64, 5)};
+    const uint64_t stream = uint64_t(3 * s);
+    const std::vector<Batch> parts{batch(8, stream, Dtype::f64, 2), batch(6, stream + 1, Dtype::f64), batch(10, stream + 2, Dtype::f64, 5)};
     const Batch whole{concat({parts[0].input, parts[1].input, parts[2].input}, 0), [&] {
       std::vector<int32_t> labels;
       for (const Batch& b : parts)
@@ -245,7 +256,9 @@ TEST_CASE("tied parts are one parameter: one place, the sum of both gradients") 
   Tied model{Parameter(normal({4, 3}, 1, 1, 0, 1, {Dtype::f64})), dense(3, 3, 2, Dtype::f64), {}};
   model.again = model.table;
   const Tensor x = normal({5, 4}, 1, 3, 0, 1, {Dtype::f64}), pull = normal({5, 4}, 1, 4, 0, 1, {Dtype::f64});
-  const auto loss = [](const Tied& m, const std::array<Tensor, 2>& b) { return sum(m.middle(matmul(b[0], *m.table)) * matmul(b[1], *m.again)); };
+  const auto loss = [](const Tied& m, const std::array<Tensor, 2>& b) {
+    return sum(m.middle(matmul(b[0], *m.table)) * matmul(b[1], *m.again));
+  };
   const Tensor d = grad(loss(model, {x, pull}), *model.table);
   const std::vector<double> before = model.table->to_vector<double>(), slope = d.to_vector<double>();
   Trainer trainer(model, Sgd{}, loss);
@@ -348,6 +361,26 @@ TEST_CASE("save and load continue bit for bit; another model's file is refused")
   std::filesystem::remove(path);
 }
 
+TEST_CASE("frozen parts are not learned, and are kept in the file") {
+  const std::string path = file_at("frozen");
+  const auto start = [](uint64_t stream) { return Projected{{normal({6, 6}, 11, stream)}, dense(6, 5, 1, Dtype::f32)}; };
+  Projected drawn = start(1), another = start(2), sampled = start(3);
+  const std::vector<float> random = drawn.random.value.to_vector<float>();
+  Trainer trainer(drawn, AdamW{}, mean_loss);
+  for (int s = 0; s < 3; ++s) trainer.step(batch(8, uint64_t(s), Dtype::f32), {.rate = 0.1});
+  CHECK(drawn.random.value.to_vector<float>() == random);
+  CHECK(trainer.arena().entries().size() == 2);
+  trainer.save(path);
+  Trainer resumed(another, AdamW{}, mean_loss);
+  resumed.load(path);
+  load_parameters(sampled, SafetensorsFile(path));
+  for (const Projected* m : {&another, &sampled}) {
+    CHECK(m->random.value.to_vector<float>() == random);
+    CHECK(m->dense.weight->to_vector<float>() == drawn.dense.weight->to_vector<float>());
+  }
+  std::filesystem::remove(path);
+}
+
 TEST_CASE("a backward through a graph recorded before the update is refused") {
   Net model = net(Dtype::f32);
   Trainer trainer(model, Sgd{}, mean_loss);
@@ -423,14 +456,18 @@ TEST_CASE("refusals say what is wrong") {
   CHECK(what_of([&] { trainer.step(std::vector<Batch>{}); }) == "[trainer] there are 0 micro-batches, needs at least one");
   CHECK(what_of([&] { trainer.step(b, {.rate = NAN}); }) == "[trainer] rate is nan, needs a finite number");
   Trainer rows(model, Sgd{}, [](const Net& m, const Batch& x) { return m(x.input); });
-  CHECK(what_of([&] { rows.step(b); }) == "[trainer] the loss function's total has shape [8, 5], needs a scalar; reduce it with sum or mean");
-  CHECK(has(what_of([&] { trainer.step(b); }), "[trainer] below.weight was rebound since the trainer took the model"));   // rows took it over
+  CHECK(what_of([&] { rows.step(b); }) ==
+        "[trainer] the loss function's total has shape [8, 5], needs a scalar; reduce it with sum or mean");
+  // rows took the model over
+  CHECK(has(what_of([&] { trainer.step(b); }), "[trainer] below.weight was rebound since the trainer took the model"));
   Trainer cut(model, Sgd{}, [](const Net& m, const Batch& x) { return stop_gradient(mean_loss(m, x)); });
   CHECK(has(what_of([&] { cut.step(b); }), "[trainer] the loss is untracked, needs to depend on a parameter"));
   Nothing nothing;
-  CHECK(has(what_of([&] { Trainer t(nothing, Sgd{}, [](const Nothing&, const Tensor& x) { return x; }); }), "[arena] the model has 0 parameters"));
+  CHECK(has(what_of([&] { Trainer t(nothing, Sgd{}, [](const Nothing&, const Tensor& x) { return x; }); }),
+            "[arena] the model has 0 parameters"));
   Net mixed{dense(6, 10, 1, Dtype::f32), dense(10, 5, 2, Dtype::f64)};
-  CHECK(has(what_of([&] { Trainer t(mixed, Sgd{}, mean_loss); }), "[arena] below.weight is f32 and above.weight is f64, needs f64 for all or none"));
+  CHECK(has(what_of([&] { Trainer t(mixed, Sgd{}, mean_loss); }),
+            "[arena] below.weight is f32 and above.weight is f64, needs f64 for all or none"));
 }
 
 TEST_CASE("a report can be read later, for as long as its place lasts") {

@@ -1,0 +1,24 @@
+// What a model is and needs, before its first step: sizes, parameters a part, bytes, and the plan of every mixer.
+#pragma once
+#include <ttr/layers/language_model.hpp>
+
+namespace ttr {
+
+struct DescribeOptions {
+  int64_t batch = 1, tokens = 512;
+  bool training = true;
+};
+
+// Bytes of one step. Activations are predicted by recording a few tokens of one sequence through each kind of block and scaling: kernels
+// keep their inputs and answers; fold keeps a state every sqrt(T) tokens and, while it sweeps, the tape of one such piece.
+struct Footprint {
+  double parameters = 0, gradients = 0, moments = 0;   // two moments a parameter, as AdamW keeps
+  double activations = 0;                              // kept from the forward to the backward pass
+  double workspace = 0;                                // the largest single piece on top
+  double total() const { return parameters + gradients + moments + activations + workspace; }
+};
+Footprint footprint(const LanguageModel&, const DescribeOptions&);
+
+std::string describe(const LanguageModel&, const DescribeOptions& = {});
+
+}  // namespace ttr

@@ -1,0 +1,22 @@
+# Compiles SOURCE (its syntax only) and looks at what the compiler says: the file's first line is `// expect: SENTENCE`, and it must fail with that sentence.
+# `// expect: nothing` must compile, or the others would fail for a reason of their own.
+#   cmake -D COMPILER=g++ -D INCLUDE=dir -D SOURCE=x.cpp -P check.cmake
+file(STRINGS ${SOURCE} first LIMIT_COUNT 1)
+if(NOT first MATCHES "^// expect: (.+)$")
+  message(FATAL_ERROR "the first line of ${SOURCE} is '${first}', needs // expect: SENTENCE")
+endif()
+set(sentence "${CMAKE_MATCH_1}")
+execute_process(COMMAND ${COMPILER} -std=c++20 -fsyntax-only -I${INCLUDE} ${SOURCE} RESULT_VARIABLE status ERROR_VARIABLE said OUTPUT_QUIET)
+if(sentence STREQUAL "nothing")
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "${SOURCE} does not compile, needs to:\n${said}")
+  endif()
+  return()
+endif()
+if(status EQUAL 0)
+  message(FATAL_ERROR "${SOURCE} compiles, needs to be refused: ${sentence}")
+endif()
+string(FIND "${said}" "${sentence}" at)
+if(at EQUAL -1)
+  message(FATAL_ERROR "${SOURCE} is refused without the sentence '${sentence}':\n${said}")
+endif()

@@ -1,0 +1,3 @@
+// expect: nothing
+#include <ttr/layers/recipes.hpp>
+const ttr::Recipe sense{ttr::EvenWeights{}, ttr::Mlp{}, ttr::Descend<ttr::Sgd>{}};
