@@ -42,7 +42,7 @@ __global__ void conclude(int64_t parts, const double* sums, Betas betas, StepSta
 
 template <class Rule, class X> __global__ void update_arenas(Rule rule, Update<X> u) {
   if (!u.state->applies) return;
-  const Rate<X> decaying = rate_of<X>(rule, *u.state, true), still = rate_of<X>(rule, *u.state, false);
+  const StepRate<X> decaying = rate_of<X>(rule, *u.state, true), still = rate_of<X>(rule, *u.state, false);
   const X scale = X(u.state->scale);
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < u.n; i += int64_t(gridDim.x) * kThreads) {
     X p = u.master[i], m[kMostMemories] = {};

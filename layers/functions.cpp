@@ -96,11 +96,11 @@ Tensor LinearMap::penalty(const View& view, const Tensor& ridge) const {
 }
 Pack LinearMap::solved(const Tensor& solution) const { return {{{"memory", transpose(solution, 1, 2)}}}; }
 
-Tensor score(Loss loss, const Tensor& m, const Tensor& v) {
+Tensor score(PairLoss loss, const Tensor& m, const Tensor& v) {
   switch (loss) {
-    case Loss::squared: return half_square(m - v);
-    case Loss::mean: return mean(square(m - v), -1);
-    case Loss::dot: return -dot(m, v);
+    case PairLoss::squared: return half_square(m - v);
+    case PairLoss::mean: return mean(square(m - v), -1);
+    case PairLoss::dot: return -dot(m, v);
   }
   return {};
 }

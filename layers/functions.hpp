@@ -59,9 +59,9 @@ struct LinearMap {
 };
 
 // What a memory is scored by: 1/2 |m - v|^2; the mean over channels of (m - v)^2, 2/V times as much (community Titans); or -m.v (LaCT).
-enum class Loss { squared, mean, dot };
-template <> struct NamesOf<Loss> { static constexpr std::pair<Loss, const char*> names[] = {{Loss::squared, "squared"}, {Loss::mean, "mean"}, {Loss::dot, "dot"}}; };
-Tensor score(Loss, const Tensor& m, const Tensor& v);   // [N]
+enum class PairLoss { squared, mean, dot };
+template <> struct NamesOf<PairLoss> { static constexpr std::pair<PairLoss, const char*> names[] = {{PairLoss::squared, "squared"}, {PairLoss::mean, "mean"}, {PairLoss::dot, "dot"}}; };
+Tensor score(PairLoss, const Tensor& m, const Tensor& v);   // [N]
 
 // m(k) = W_2 act(W_1 k): a two-layer perceptron whose weights are the memory; the initial weights are learned (arXiv 2501.00663).
 enum class Activation { gelu, silu, tanh, relu, identity };
@@ -74,7 +74,7 @@ struct Mlp {
   static constexpr const char* name = "mlp";
   int64_t hidden = 64;
   Activation activation = Activation::gelu;
-  Loss loss_of = Loss::squared;
+  PairLoss loss_of = PairLoss::squared;
   void each(auto&& f) { f("hidden", hidden), f("activation", activation), f("loss", loss_of); }
   std::vector<Slot> slots() const;                                                // initial_weight_1 [hidden, K], initial_weight_2 [V, hidden]
   Pack init(const View&) const;                                                   // weight_1, weight_2

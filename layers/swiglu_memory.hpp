@@ -8,7 +8,7 @@ namespace ttr {
 struct SwiGlu {
   static constexpr const char* name = "swiglu";
   int64_t hidden = 64;
-  Loss loss_of = Loss::squared;
+  PairLoss loss_of = PairLoss::squared;
   bool paces = false;
   void each(auto&& f) { f("hidden", hidden), f("loss", loss_of), f("paces", paces); }
   std::vector<Slot> slots() const;

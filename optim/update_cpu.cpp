@@ -13,7 +13,7 @@ constexpr int64_t kGrain = 8192;
 template <class Rule, class X>
 TTR_SIMD_INLINE void update_range(const Rule& rule, const Update<X>& u, bool decays, int64_t begin, int64_t end) {
   constexpr int kMemories = Rule::memories;
-  const Rate<X> rate = rate_of<X>(rule, *u.state, decays);
+  const StepRate<X> rate = rate_of<X>(rule, *u.state, decays);
   const X scale = X(u.state->scale);
   const Rule own = rule;   // a copy: the loop's stores cannot touch it
   X* __restrict p = u.master;

@@ -40,12 +40,12 @@ template <class Rule> Betas betas_of(const Rule& rule) {
 }
 
 // The rate as rules read it.
-template <class X> struct Rate {
+template <class X> struct StepRate {
   using Number = X;
   X step_size = 0, momentum = 0, correct1 = 1, correct2 = 1, decay = 0;
 };
-template <class X, class Rule> TTR_BOTH inline Rate<X> rate_of(const Rule& rule, const StepState& s, bool decays) {
-  Rate<X> rate{X(s.rate), X(0), X(s.correct1), X(s.correct2), X(0)};
+template <class X, class Rule> TTR_BOTH inline StepRate<X> rate_of(const Rule& rule, const StepState& s, bool decays) {
+  StepRate<X> rate{X(s.rate), X(0), X(s.correct1), X(s.correct2), X(0)};
   if constexpr (requires { rule.momentum; }) rate.momentum = X(rule.momentum);
   if constexpr (requires { rule.decay; }) rate.decay = decays ? X(rule.decay) : X(0);
   return rate;
@@ -63,7 +63,7 @@ template <class X> struct Update {
 };
 
 // One element; m [Rule::memories].
-template <class Rule, class X> TTR_BOTH inline void update_element(const Rule& rule, X& p, X g, X* m, const Rate<X>& rate) {
+template <class Rule, class X> TTR_BOTH inline void update_element(const Rule& rule, X& p, X g, X* m, const StepRate<X>& rate) {
   static_assert(Rule::memories <= kMostMemories);
   if constexpr (Rule::memories == 0) rule(p, g, rate);
   else if constexpr (Rule::memories == 1) rule(p, g, m[0], rate);
