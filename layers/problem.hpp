@@ -25,7 +25,7 @@ struct Problem {
   int64_t batch = 1, tokens = 1, heads = 1, key_heads = 1, value_heads = 1, key_dim = 64, value_dim = 64;
   int64_t writes = 1;
   Dtype dtype = Dtype::f32;
-  Device device;
+  Device device{};
   bool training = false;      // derivatives are recorded
   bool carried = false;       // a state comes in
   bool segments = false;

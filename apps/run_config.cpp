@@ -1,0 +1,61 @@
+#include <nlohmann/json.hpp>
+#include <ttr/apps/run_config.hpp>
+#include <ttr/layers/vocabulary.hpp>
+
+namespace ttr {
+namespace {
+
+std::string toml_string(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\', quoted += c;
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) quoted += fmt::format("\\u{:04x}", int(static_cast<unsigned char>(c)));
+    else quoted += c;
+  }
+  return quoted + '"';
+}
+std::string toml_number(double x) {   // a float of TOML has a point or an exponent
+  const std::string text = fmt::format("{}", x);
+  return text.find_first_of(".e") == text.npos ? text + ".0" : text;
+}
+
+}  // namespace
+
+std::string toml_of(RunConfig config) {
+  std::string text;
+  config.each([&]<class T>(const char* name, T& value) {
+    if constexpr (std::is_same_v<T, std::string>) text += fmt::format("{} = {}\n", name, toml_string(value));
+    else if constexpr (std::is_same_v<T, double>) text += fmt::format("{} = {}\n", name, toml_number(value));
+    else text += fmt::format("{} = {}\n", name, value);
+  });
+  return text;
+}
+
+std::string json_of(RunConfig config) {
+  nlohmann::ordered_json all;
+  config.each([&](const char* name, auto& value) { all[name] = value; });
+  return all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);   // a path need not be UTF-8
+}
+
+RunConfig config_of_json(const std::string& json, const std::string& from) {
+  const auto all = nlohmann::json::parse(json, nullptr, false);
+  if (!all.is_object()) throw refuse("config", "the metadata \"config\" of {} is no JSON object, needs the one that ttr train writes", from);
+  RunConfig config;
+  config.each([&]<class T>(const char* name, T& value) {
+    const auto found = all.find(name);
+    if (found == all.end()) throw refuse("config", "{} is missing in the metadata of {}, needs a checkpoint of ttr train", name, from);
+    const bool fits = std::is_same_v<T, std::string> ? found->is_string() : std::is_same_v<T, double> ? found->is_number() : found->is_number_integer();
+    if (!fits) throw refuse("config", "{} is {} in the metadata of {}, needs {}", name, found->dump(), from, std::is_same_v<T, std::string> ? "text" : "a number");
+    value = found->template get<T>();
+  });
+  return config;
+}
+
+LanguageModel model_of(const RunConfig& c, Options place) {
+  LanguageModelOptions o{.vocab = 256, .dim = c.dim, .blocks = c.blocks, .heads = c.heads};
+  o.mixer = parse_recipe(c.ingredients.empty() ? c.recipe : c.ingredients);
+  o.route = c.route;
+  return LanguageModel(o, uint64_t(c.seed), place.device, place.dtype);
+}
+
+}  // namespace ttr
