@@ -66,7 +66,7 @@ std::string Output::take() {
 
 void Output::end(const char* place, const std::string& want) {
   const std::string got = trimmed(take());
-  INFO(place);
+  INFO(std::string(place));
   CHECK(got == trimmed(want));
 }
 
@@ -74,7 +74,7 @@ Output::~Output() { take(); }
 
 void quotes(const char* place, const std::string& file, const std::string& lines) {
   std::ifstream source(kRoot / file);
-  INFO(place, " quotes ", file);
+  INFO(std::string(place), " quotes ", file);
   REQUIRE(source.good());
   const std::vector<std::string> have = lines_of(source);
   std::istringstream text(lines);
@@ -95,7 +95,7 @@ TEST_CASE("links lead somewhere") {
       std::string link = text.substr(at + 2, text.find(')', at) - at - 2);
       link = link.substr(0, link.find('#'));
       if (link.empty() || link.starts_with("http") || link.find_first_of(" \n{") != link.npos) continue;   // elsewhere, or code
-      INFO(page.string(), ": ", link);
+      INFO(page.string() + ": " + link);
       CHECK(std::filesystem::exists(page.parent_path() / link));
     }
   }
