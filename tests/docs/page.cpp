@@ -95,7 +95,7 @@ TEST_CASE("links lead somewhere") {
       std::string link = text.substr(at + 2, text.find(')', at) - at - 2);
       link = link.substr(0, link.find('#'));
       if (link.empty() || link.starts_with("http") || link.find_first_of(" \n{") != link.npos) continue;   // elsewhere, or code
-      INFO(page.string() + ": " + link);
+      INFO(page.string(), ": ", link);
       CHECK(std::filesystem::exists(page.parent_path() / link));
     }
   }
