@@ -18,7 +18,7 @@ void check_square(const char* where, const View& view) {
     throw refuse(where, "k has {} channels and v {}, needs as many: the memory answers k + LN(net(k))", view.key_dim(), view.value_dim());
 }
 
-}  // namespace
+}   // namespace
 
 // -- NormedLinear ----------------------------------------------------------------------------------------------------------------------------
 std::vector<Slot> NormedLinear::slots() const {
@@ -33,14 +33,18 @@ Pack NormedLinear::init(const View& view) const {
 Tensor NormedLinear::apply(const Pack& theta, const View& view, const Tensor& x) const {
   return residual_norm(x, apply_matrix(theta["weight"], x) + theta["bias"], view, eps);
 }
-Tensor NormedLinear::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return half_square(apply(theta, view, view.pair("k", i)) - view.pair("v", i)); }
+Tensor NormedLinear::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const {
+  return half_square(apply(theta, view, view.pair("k", i)) - view.pair("v", i));
+}
 Tensor NormedLinear::read(const Pack& theta, const View& view, const Tensor&) const { return apply(theta, view, view.now("q")); }
 
 // -- NormedMlp -------------------------------------------------------------------------------------------------------------------------------
 std::vector<Slot> NormedMlp::slots() const {
   const Extent hidden{key_size, expand};
-  std::vector<Slot> list{{"initial_weight_1", Per::head, {hidden, key_size}}, {"initial_bias_1", Per::head, {hidden}},
-                         {"initial_weight_2", Per::head, {value_size, hidden}}, {"initial_bias_2", Per::head, {value_size}}};
+  std::vector<Slot> list{{"initial_weight_1", Per::head, {hidden, key_size}},
+                         {"initial_bias_1", Per::head, {hidden}},
+                         {"initial_weight_2", Per::head, {value_size, hidden}},
+                         {"initial_bias_2", Per::head, {value_size}}};
   for (Slot& s : norm_slots()) list.push_back(std::move(s));
   return list;
 }
@@ -54,7 +58,9 @@ Tensor NormedMlp::apply(const Pack& theta, const View& view, const Tensor& x) co
   const Tensor hidden = gelu(apply_matrix(theta["weight_1"], x) + theta["bias_1"]);
   return residual_norm(x, apply_matrix(theta["weight_2"], hidden) + theta["bias_2"], view, eps);
 }
-Tensor NormedMlp::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return half_square(apply(theta, view, view.pair("k", i)) - view.pair("v", i)); }
+Tensor NormedMlp::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const {
+  return half_square(apply(theta, view, view.pair("k", i)) - view.pair("v", i));
+}
 Tensor NormedMlp::read(const Pack& theta, const View& view, const Tensor&) const { return apply(theta, view, view.now("q")); }
 
-}  // namespace ttr
+}   // namespace ttr

@@ -15,7 +15,7 @@ struct NormedLinear {
   double eps = 1e-6;
   void each(auto&& f) { f("eps", eps); }
   std::vector<Slot> slots() const;
-  Pack init(const View&) const;                                                   // weight [N, V, K], bias [N, V]
+  Pack init(const View&) const;   // weight [N, V, K], bias [N, V]
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
 
@@ -29,7 +29,7 @@ struct NormedMlp {
   double eps = 1e-6;
   void each(auto&& f) { f("expand", expand), f("eps", eps); }
   std::vector<Slot> slots() const;
-  Pack init(const View&) const;                                                   // weight_1 [N, H, K], bias_1 [N, H], weight_2 [N, V, H], bias_2 [N, V]
+  Pack init(const View&) const;   // weight_1 [N, H, K], bias_1 [N, H], weight_2 [N, V, H], bias_2 [N, V]
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
 
@@ -37,4 +37,4 @@ struct NormedMlp {
   Tensor apply(const Pack& theta, const View&, const Tensor& x) const;
 };
 
-}  // namespace ttr
+}   // namespace ttr

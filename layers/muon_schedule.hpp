@@ -5,6 +5,8 @@
 
 namespace ttr {
 
-template <> struct NamesOf<MuonSchedule> { static constexpr std::pair<MuonSchedule, const char*> names[] = {{MuonSchedule::keller, "keller"}, {MuonSchedule::lact, "lact"}}; };
+template <> struct NamesOf<MuonSchedule> {
+  static constexpr std::pair<MuonSchedule, const char*> names[] = {{MuonSchedule::keller, "keller"}, {MuonSchedule::lact, "lact"}};
+};
 
-}  // namespace ttr
+}   // namespace ttr

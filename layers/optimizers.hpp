@@ -107,7 +107,7 @@ template <class Rule> struct Descend {
     if (apply == Apply::chunk) {
       if (first) begin_chunk(next);
       gather(next, s, r);
-      if (last_of_chunk) apply_chunk(next, r.view());
+      if (last_of_chunk) apply_chunk(next);
       return next;
     }
     if (row_scale)
@@ -177,7 +177,7 @@ template <class Rule> struct Descend {
         next.memory.set("sum." + part, next.memory["sum." + part] + (w.defined() ? d * detail::per_row(w, d) : d));
     }
   }
-  void apply_chunk(State& next, const View&) const {
+  void apply_chunk(State& next) const {
     Pack g = next.theta;
     for (auto& [part, d] : g.parts) {
       d = next.memory["sum." + part];

@@ -26,4 +26,4 @@ struct Preconditioned {
   State advance(const State&, const Regression&) const;
 };
 
-}  // namespace ttr
+}   // namespace ttr

@@ -4,7 +4,8 @@
 namespace ttr {
 
 std::vector<Slot> SwiGlu::slots() const {
-  std::vector<Slot> list{{"initial_weight_0", Per::head, {hidden, key_size}}, {"initial_weight_1", Per::head, {value_size, hidden}},
+  std::vector<Slot> list{{"initial_weight_0", Per::head, {hidden, key_size}},
+                         {"initial_weight_1", Per::head, {value_size, hidden}},
                          {"initial_weight_2", Per::head, {hidden, key_size}}};
   if (paces)
     for (const char* s : {"step_size_0", "step_size_1", "step_size_2"}) list.push_back({s, Per::write, {}, positive, 0.001});
@@ -33,4 +34,4 @@ Tensor SwiGlu::loss(const Pack& theta, const Pack& point, const View& view, int6
 
 Tensor SwiGlu::read(const Pack& theta, const View& view, const Tensor&) const { return apply(theta, view.now("q")); }
 
-}  // namespace ttr
+}   // namespace ttr

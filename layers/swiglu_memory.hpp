@@ -12,12 +12,12 @@ struct SwiGlu {
   bool paces = false;
   void each(auto&& f) { f("hidden", hidden), f("loss", loss_of), f("paces", paces); }
   std::vector<Slot> slots() const;
-  Pack init(const View&) const;                                                   // weight_0 [N, H, K], weight_1 [N, V, H], weight_2 [N, H, K]
+  Pack init(const View&) const;   // weight_0 [N, H, K], weight_1 [N, V, H], weight_2 [N, H, K]
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
 
  private:
-  Tensor apply(const Pack& theta, const Tensor& x) const;                         // [N, K] -> [N, V]
+  Tensor apply(const Pack& theta, const Tensor& x) const;   // [N, K] -> [N, V]
 };
 
-}  // namespace ttr
+}   // namespace ttr

@@ -14,7 +14,9 @@ struct Trapezoid {
   static constexpr const char* name = "trapezoid";
   static constexpr int memories = 1;   // the last gradient
   std::vector<Slot> slots() const {
-    return {{"log_decay", Per::token, {}, log_of_unit, -0.05}, {"delta", Per::token, {}, positive, 0.5}, {"trapezoid", Per::token, {}, unit_interval, 0.5}};
+    return {{"log_decay", Per::token, {}, log_of_unit, -0.05},
+            {"delta", Per::token, {}, positive, 0.5},
+            {"trapezoid", Per::token, {}, unit_interval, 0.5}};
   }
   template <class R> void operator()(Tensor& p, const Tensor& g, Tensor& m, const R& rate) const {
     const Tensor delta = rate.slot("delta"), now = rate.slot("trapezoid") * delta;
@@ -23,4 +25,4 @@ struct Trapezoid {
   }
 };
 
-}  // namespace ttr
+}   // namespace ttr

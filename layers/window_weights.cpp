@@ -28,4 +28,4 @@ Weighing WindowWeights::weigh(const View& view) const {
   return {.relative = pad(stack(numbers, 1), 1, first, 0), .first = first};
 }
 
-}  // namespace ttr
+}   // namespace ttr

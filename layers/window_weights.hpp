@@ -20,4 +20,4 @@ struct WindowWeights {
   Weighing weigh(const View&) const;
 };
 
-}  // namespace ttr
+}   // namespace ttr

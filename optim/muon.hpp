@@ -28,4 +28,4 @@ struct Muon {
   }
 };
 
-}  // namespace ttr
+}   // namespace ttr

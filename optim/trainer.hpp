@@ -6,7 +6,7 @@
 //   if (step % 100 == 0) fmt::print("{}\n", report.loss());                  // waits for the device; nothing else here does
 //
 // It is given the loss, not its value: only so can it accumulate over micro-batches, free the tape as it goes, capture the whole step in a
-// CUDA graph, and run it again to say where a NaN came from. The loss may return a scalar, or a Loss{total, count} to be divided at the end.
+// CUDA graph, and run it again to say where a NaN came from. The loss may return a scalar, or a Loss{total, count} to be divided later.
 // The model must outlive the trainer. Its parameters move into the trainer's arena and stay there; the model stays usable.
 #pragma once
 #include <span>

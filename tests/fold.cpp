@@ -41,7 +41,7 @@ void check_same(const Tensor& y, const Tensor& z, const Slots& slots, double tol
   }
 }
 
-}  // namespace
+}   // namespace
 
 TEST_SUITE("fold") {
   TEST_CASE("a batch of sequences with grouped heads is each head alone") {
@@ -147,7 +147,8 @@ TEST_SUITE("fold") {
   }
 
   TEST_CASE("derivatives through the learner, to second order") {
-    for (const char* text : {"softmax_attention", "gated_delta_net", "mesa", "mlstm", "longhorn", "geometric / mlp[hidden=5] / descend[rule=momentum,at=chunk,chunk=3]"}) {
+    for (const char* text : {"softmax_attention", "gated_delta_net", "mesa", "mlstm", "longhorn",
+                             "geometric / mlp[hidden=5] / descend[rule=momentum,at=chunk,chunk=3]"}) {
       CAPTURE(text);
       const Recipe recipe = parse_recipe(text);
       const Slots slots = draw_slots(recipe, {.tokens = 4, .key_dim = 3, .value_dim = 2});
@@ -170,13 +171,16 @@ TEST_SUITE("fold") {
     const Slots good = draw_slots(recipe, {.batch = 2, .tokens = 5, .heads = 3});
     const auto with = [&](const std::string& name, const Tensor& x) {
       Slots s = good;
-      if (x.defined()) s[name] = x;
-      else s.erase(name);
+      if (x.defined())
+        s[name] = x;
+      else
+        s.erase(name);
       return Arguments{.slots = s};
     };
     const Options f64{Dtype::f64, cpu_device};
     CHECK_NOTHROW(fold(recipe, {.slots = good}));
-    CHECK_THROWS_WITH(fold(recipe, with("k", {})), "[memory] k is missing, needs it with shape [2, 5, 3, 4] for geometric / linear / descend[at=decayed]");
+    CHECK_THROWS_WITH(fold(recipe, with("k", {})),
+                      "[memory] k is missing, needs it with shape [2, 5, 3, 4] for geometric / linear / descend[at=decayed]");
     CHECK_THROWS_WITH(fold(recipe, with("v", {})), "[memory] v is missing, needs it for geometric / linear / descend[at=decayed]");
     CHECK_THROWS_WITH(fold(recipe, with("log_decay", {})),
                       "[memory] log_decay is missing, needs it with shape [2, 5, 3] for geometric / linear / descend[at=decayed]");

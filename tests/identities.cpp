@@ -17,8 +17,12 @@ struct Shared {
   Slots slots;
   uint64_t stream = 1;
   Tensor put(const std::string& name, const Tensor& x) { return slots[name] = variable(x); }
-  Tensor signal(const std::string& name, const Shape& shape, double size = 1) { return put(name, normal(shape, 5, ++stream, 0, size, kF64)); }
-  Tensor gate(const std::string& name, const Shape& shape, double low, double high) { return put(name, uniform(shape, 5, ++stream, low, high, kF64)); }
+  Tensor signal(const std::string& name, const Shape& shape, double size = 1) {
+    return put(name, normal(shape, 5, ++stream, 0, size, kF64));
+  }
+  Tensor gate(const std::string& name, const Shape& shape, double low, double high) {
+    return put(name, uniform(shape, 5, ++stream, low, high, kF64));
+  }
   Tensor decay(const std::string& name, const Shape& shape) { return put(name, log(uniform(shape, 5, ++stream, 0.6, 0.98, kF64))); }
 };
 struct Usual : Shared {   // q, k, v, a step and a decay a token
@@ -29,7 +33,9 @@ struct Usual : Shared {   // q, k, v, a step and a decay a token
 Tensor run(const std::string& recipe, const Slots& slots) { return fold(parse_recipe(recipe), {.slots = slots}).y; }
 Tensor zero(const Shape& s) { return zeros(s, kF64); }
 Tensor one(const Shape& s) { return ones(s, kF64); }
-Tensor wide_as(const Tensor& per_token, const Tensor& like) { return broadcast_to(reshape(per_token, {1, like.size(1), 1, 1}), like.shape()); }   // [1, T, 1] -> [1, T, 1, D]
+Tensor wide_as(const Tensor& per_token, const Tensor& like) {
+  return broadcast_to(reshape(per_token, {1, like.size(1), 1, 1}), like.shape());
+}   // [1, T, 1] -> [1, T, 1, D]
 Tensor column(const Tensor& per_token) { return reshape(per_token, {1, per_token.size(1), 1, 1}); }
 
 void check_same(const Tensor& y, const Tensor& z, const Shared& shared) {
@@ -44,14 +50,17 @@ void check_same(const Tensor& y, const Tensor& z, const Shared& shared) {
   }
 }
 
-}  // namespace
+}   // namespace
 
 TEST_SUITE("identities") {
   TEST_CASE("1. the delta family reduces to its elders") {
     Usual in;
     const auto [q, k, v, beta, g] = std::tie(in.q, in.k, in.v, in.beta, in.g);
     const Slots delta{{"q", q}, {"k", k}, {"v", v}, {"step_size", beta}};
-    const auto with = [&](Slots s, Slots more) { for (auto& [name, x] : more) s[name] = x; return s; };
+    const auto with = [&](Slots s, Slots more) {
+      for (auto& [name, x] : more) s[name] = x;
+      return s;
+    };
     const Tensor none = zero({1, T, 1}), gk = wide_as(g, k);
     // without decay, Gated DeltaNet is DeltaNet
     check_same(run("gated_delta_net", with(delta, {{"log_decay", none}})), run("delta_net", delta), in);
@@ -60,7 +69,9 @@ TEST_SUITE("identities") {
     const Tensor kda = run("kda", with(delta, {{"log_decay", gk}}));
     check_same(kda, gated, in);
     // both gates beta, GDN-2 is KDA
-    check_same(run("gdn2", {{"q", q}, {"k", k}, {"v", v}, {"log_decay", gk}, {"erase_gate", wide_as(beta, k)}, {"value_gate", wide_as(beta, v)}}), kda, in);
+    check_same(
+        run("gdn2", {{"q", q}, {"k", k}, {"v", v}, {"log_decay", gk}, {"erase_gate", wide_as(beta, k)}, {"value_gate", wide_as(beta, v)}}),
+        kda, in);
     // base 1 leaves nothing of the preconditioner
     const Slots curvature{{"curvature_log_decay", g}, {"curvature_step", beta}, {"curvature_scale", zero({1})}};
     check_same(run("geometric / linear / preconditioned[base=1]", with(with(delta, curvature), {{"log_decay", g}})), gated, in);
@@ -87,7 +98,9 @@ TEST_SUITE("identities") {
     Usual in;
     const Tensor lambda = in.gate("lambda", {1, T, 1}, 0.05, 0.5), alpha = 1.0 - in.beta * lambda;
     check_same(run("l2_sgd", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"step_size", in.beta}, {"weight_decay", lambda}}),
-               run("gated_delta_net", {{"q", in.q}, {"k", in.k}, {"v", column(alpha) * in.v}, {"step_size", in.beta / alpha}, {"log_decay", log(alpha)}}), in);
+               run("gated_delta_net",
+                   {{"q", in.q}, {"k", in.k}, {"v", column(alpha) * in.v}, {"step_size", in.beta / alpha}, {"log_decay", log(alpha)}}),
+               in);
   }
 
   TEST_CASE("4. Longhorn is DeltaNet with the proximal step, and stationary for its objective") {
@@ -96,10 +109,13 @@ TEST_SUITE("identities") {
     const Slots longhorn{{"q", in.q}, {"k", in.k}, {"v", in.v}, {"step_size", in.beta}};
     check_same(run("longhorn", longhorn), run("delta_net", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"step_size", step}}), in);
     const auto memory = [&](int64_t tokens) {
-      return reshape(fold(parse_recipe("longhorn"), {.slots = tokens_of(parse_recipe("longhorn"), longhorn, 0, tokens), .want_state = true}).state.at("memory"), {V, K});
+      return reshape(fold(parse_recipe("longhorn"), {.slots = tokens_of(parse_recipe("longhorn"), longhorn, 0, tokens), .want_state = true})
+                         .state.at("memory"),
+                     {V, K});
     };
     const Tensor before = memory(T - 1), m = variable(memory(T));
-    const Tensor k = reshape(slice(in.k, 1, T - 1, T), {K, 1}), v = reshape(slice(in.v, 1, T - 1, T), {V, 1}), delta = slice(in.beta, 1, T - 1, T);
+    const Tensor k = reshape(slice(in.k, 1, T - 1, T), {K, 1}), v = reshape(slice(in.v, 1, T - 1, T), {V, 1}),
+                 delta = slice(in.beta, 1, T - 1, T);
     const Tensor objective = 0.5 * sum(square(m - before)) + 0.5 * sum(reshape(delta, {}) * sum(square(v - matmul(m, k))));
     CHECK(difference(grad(objective, m), zero({V, K})) <= 1e-12);
   }
@@ -107,17 +123,25 @@ TEST_SUITE("identities") {
   TEST_CASE("5. RWKV-7 holds Gated DeltaNet and GLA") {
     Usual in;
     const auto [q, k, v, beta, g] = std::tie(in.q, in.k, in.v, in.beta, in.g);
-    check_same(run("rwkv7", {{"q", q}, {"k", k}, {"v", column(beta) * v}, {"log_decay", wide_as(g, k)}, {"erase_key", -k}, {"erase_write", column(exp(g) * beta) * k}}),
+    check_same(run("rwkv7", {{"q", q},
+                             {"k", k},
+                             {"v", column(beta) * v},
+                             {"log_decay", wide_as(g, k)},
+                             {"erase_key", -k},
+                             {"erase_write", column(exp(g) * beta) * k}}),
                run("gated_delta_net", {{"q", q}, {"k", k}, {"v", v}, {"log_decay", g}, {"step_size", beta}}), in);
-    check_same(run("rwkv7", {{"q", q}, {"k", k}, {"v", v}, {"log_decay", wide_as(g, k)}, {"erase_key", zero(k.shape())}, {"erase_write", k}}),
-               run("gla", {{"q", 2.0 * q}, {"k", k}, {"v", v}, {"log_decay", wide_as(g, k)}}), in);   // its scale is 1 / sqrt 4
+    check_same(
+        run("rwkv7", {{"q", q}, {"k", k}, {"v", v}, {"log_decay", wide_as(g, k)}, {"erase_key", zero(k.shape())}, {"erase_write", k}}),
+        run("gla", {{"q", 2.0 * q}, {"k", k}, {"v", v}, {"log_decay", wide_as(g, k)}}), in);   // its scale is 1 / sqrt 4
   }
 
   TEST_CASE("6. Oja's memory is KDA's transposed, keys and values exchanged") {
     Shared in;
     const Tensor k = in.signal("k", {1, T, 1, K}, 0.6), v = in.signal("v", {1, T, 1, V}, 0.6), beta = in.gate("beta", {1, T, 1}, 0.1, 0.9);
     const Tensor g = in.decay("g", {1, T, 1, V});
-    const auto memory = [&](const char* name, const Slots& s) { return fold(parse_recipe(name), {.slots = s, .want_state = true}).state.at("memory"); };
+    const auto memory = [&](const char* name, const Slots& s) {
+      return fold(parse_recipe(name), {.slots = s, .want_state = true}).state.at("memory");
+    };
     const Tensor oja = memory("oja", {{"q", zero(k.shape())}, {"k", k}, {"v", v}, {"step_size", beta}, {"log_decay", g}});
     const Tensor kda = memory("kda", {{"q", zero(v.shape())}, {"k", v}, {"v", k}, {"step_size", beta}, {"log_decay", g}});
     check_same(oja, transpose(kda, 2, 3), in);
@@ -126,8 +150,14 @@ TEST_SUITE("identities") {
   TEST_CASE("7. momentum: none of it is an L2 penalty; a chunk of one is a token") {
     Usual in;
     const Tensor lambda = in.gate("lambda", {1, T, 1}, 0.05, 0.5), eta = in.gate("eta", {1, T, 1}, 0.2, 0.8);
-    Slots s{{"q", in.q}, {"k", in.k}, {"v", in.v}, {"step_size", in.beta}, {"momentum", zero({1, T, 1})}, {"log_decay", log(1.0 - in.beta * lambda)}};
-    check_same(run("momentum_delta", s), run("l2_sgd", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"step_size", in.beta}, {"weight_decay", lambda}}), in);
+    Slots s{{"q", in.q},
+            {"k", in.k},
+            {"v", in.v},
+            {"step_size", in.beta},
+            {"momentum", zero({1, T, 1})},
+            {"log_decay", log(1.0 - in.beta * lambda)}};
+    check_same(run("momentum_delta", s),
+               run("l2_sgd", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"step_size", in.beta}, {"weight_decay", lambda}}), in);
     s["momentum"] = eta, s["log_decay"] = in.g;
     const Tensor y = run("momentum_delta", s);
     check_same(run("geometric / linear / descend[rule=momentum,at=chunk,chunk=1]", s), y, in);
@@ -136,7 +166,7 @@ TEST_SUITE("identities") {
     window["window_weight"] = one({1, T, 1});
     check_same(run("window[window=1] / linear / descend[rule=momentum,over=visible]", window), y, in);
     check_same(run("geometric / linear / descend[rule=momentum,at=previous,apply=chunk,chunk=1]", s), y, in);
-    // Titans with the identity between fixed layers: the second layer's share is its own gradient, so only compare frozen against per-token
+    // and for two layers
     Slots titans = s;
     titans["step_size"] = 0.3 * in.beta;
     titans["initial_weight_1"] = in.signal("w1", {1, 5, K}, 0.5), titans["initial_weight_2"] = in.signal("w2", {1, V, 5}, 0.5);
@@ -150,9 +180,11 @@ TEST_SUITE("identities") {
     check_same(run("even / linear / descend[at=chunk,chunk=1]", s), run("delta_net", s), in);
     Slots scaled = s;
     scaled["row_scale"] = one({1, T, 1});
-    check_same(run("even / linear / descend[at=chunk,chunk=4,row_scale=true]", scaled), run("even / linear / descend[at=chunk,chunk=4]", s), in);
+    check_same(run("even / linear / descend[at=chunk,chunk=4,row_scale=true]", scaled), run("even / linear / descend[at=chunk,chunk=4]", s),
+               in);
     s["step_size"] = one({1, T, 1});
-    check_same(run("even / linear / descend[at=chunk,chunk=9]", s), run("even / linear / descend[at=initial]", {{"q", in.q}, {"k", in.k}, {"v", in.v}}), in);
+    check_same(run("even / linear / descend[at=chunk,chunk=9]", s),
+               run("even / linear / descend[at=initial]", {{"q", in.q}, {"k", in.k}, {"v", in.v}}), in);
     // a row's own scale over the whole sequence is a scale of its answer: 1 / t gives the running mean
     std::vector<double> mean;
     for (int64_t t = 1; t <= T; ++t) mean.push_back(1.0 / double(t));
@@ -177,7 +209,8 @@ TEST_SUITE("identities") {
   TEST_CASE("10. HGRN2 is GLA with k = 1 - a, and never leaves the hull of its values; HGRN is it for one key") {
     Shared in;
     const Tensor q = in.signal("q", {1, T, 1, K}), v = in.signal("v", {1, T, 1, V}), g = in.decay("g", {1, T, 1, K});
-    check_same(run("hgrn2", {{"q", q}, {"v", v}, {"log_decay", g}}), run("gla", {{"q", q}, {"k", 1.0 - exp(g)}, {"v", v}, {"log_decay", g}}), in);
+    check_same(run("hgrn2", {{"q", q}, {"v", v}, {"log_decay", g}}),
+               run("gla", {{"q", q}, {"k", 1.0 - exp(g)}, {"v", v}, {"log_decay", g}}), in);
     const Answer a = fold(parse_recipe("hgrn2"), {.slots = {{"q", q}, {"v", v}, {"log_decay", g}}, .want_state = true});
     double inside = 0, most = 0;
     for (const double x : a.state.at("memory").to_vector<double>()) inside = std::max(inside, std::abs(x));
@@ -196,7 +229,8 @@ TEST_SUITE("identities") {
     Slots entries = s;
     entries["log_decay"] = broadcast_to(reshape(in.g, {1, T, 1, 1, 1}), {1, T, 1, V, K});
     check_same(run("mamba", entries), run("mamba2", s), in);
-    check_same(run("mamba3", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"log_decay", in.g}, {"delta", delta}, {"trapezoid", one({1, T, 1})}}), run("mamba2", s), in);
+    check_same(run("mamba3", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"log_decay", in.g}, {"delta", delta}, {"trapezoid", one({1, T, 1})}}),
+               run("mamba2", s), in);
     // anywhere on it: keys scaled by what both taps write, less what the next token has not written yet
     const Tensor lambda = in.gate("lambda", {1, T, 1}, 0.2, 0.9), late = (1.0 - lambda) * delta;
     const Tensor next = pad(slice(late, 1, 1, T), 1, 0, 1), own = column(sum(in.q * in.k, 3) * next) * in.v;
@@ -220,18 +254,20 @@ TEST_SUITE("identities") {
   TEST_CASE("13. mLSTM: a sigmoid write gate scales the keys; the stabiliser is invisible") {
     Usual in;
     const Slots s{{"q", in.q}, {"k", column(in.beta) * in.k}, {"v", in.v}, {"log_decay", in.g}};
-    check_same(run("mlstm_sigmoid", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"log_decay", in.g}, {"write_gate", in.beta}}), run("simple_gla", s), in);
+    check_same(run("mlstm_sigmoid", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"log_decay", in.g}, {"write_gate", in.beta}}),
+               run("simple_gla", s), in);
     // the raw form, max(|n q|, 1) without eps, and exp gates as gates in (0, 1)
     check_same(run("geometric[write=log] / linear[normaliser=max1,eps=0] / descend[at=initial]",
                    {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"log_decay", in.g}, {"log_write_gate", log(in.beta)}}),
-               run("geometric / linear[normaliser=max1,eps=0] / descend[at=initial]", s) * 0.0 +
-                   run("geometric[write=gate] / linear[normaliser=max1,eps=0] / descend[at=initial]",
-                       {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"log_decay", in.g}, {"write_gate", in.beta}}), in);
+               run("geometric[write=gate] / linear[normaliser=max1,eps=0] / descend[at=initial]",
+                   {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"log_decay", in.g}, {"write_gate", in.beta}}),
+               in);
   }
 
   TEST_CASE("14. RWKV-6: nothing forgotten and a bonus of 1 is linear attention; GLA is RWKV-6 asked with a q and paid 1 / a") {
     Shared in;
-    const Tensor q = in.signal("q", {1, T, 1, K}), k = in.signal("k", {1, T, 1, K}, 0.6), v = in.signal("v", {1, T, 1, V}), g = in.decay("g", {1, K});
+    const Tensor q = in.signal("q", {1, T, 1, K}), k = in.signal("k", {1, T, 1, K}, 0.6), v = in.signal("v", {1, T, 1, V}),
+                 g = in.decay("g", {1, K});
     const Tensor every = broadcast_to(reshape(g, {1, 1, 1, K}), {1, T, 1, K});
     check_same(run("rwkv6", {{"q", q}, {"k", k}, {"v", v}, {"log_decay", every * 0.0}, {"bonus", one({1, K})}}),
                run("even / linear / descend[at=initial]", {{"q", q}, {"k", k}, {"v", v}}), in);
@@ -249,19 +285,28 @@ TEST_SUITE("identities") {
     levels["level_scale"] = concat({one({1, T, 1, 1}), zero({1, T, 1, 4})}, 3);
     check_same(run(recipe, levels), column(sum(in.q * in.k, 3)) * in.v, in);
     levels["level_scale"] = one({1, T, 1, 3});
-    CHECK_THROWS_WITH(run("fenwick[levels=3] / linear / descend[at=initial]", levels), doctest::Contains("levels is 3, needs 4 at token 4"));
+    CHECK_THROWS_WITH(run("fenwick[levels=3] / linear / descend[at=initial]", levels),
+                      doctest::Contains("levels is 3, needs 4 at token 4"));
   }
 
-  TEST_CASE("16. attention that forgets nothing is attention") {
+  TEST_CASE("16. attention that forgets nothing, reflects nothing, corrects nothing or has no slope is attention") {
     Usual in;
-    Slots s{{"q", in.q}, {"k", in.k}, {"v", in.v}};
-    const Tensor y = run("softmax_attention", s);
-    s["log_decay"] = zero({1, T, 1});
-    check_same(run("kernel[forget=true] / constant / exact / reading[scale=rsqrt]", s), y, in);
+    const Slots s{{"q", in.q}, {"k", in.k}, {"v", in.v}};
+    const Tensor y = run("softmax_attention", s), none = zero({1, T, 1});
+    const auto with = [&](Slots more) {
+      more.insert(s.begin(), s.end());
+      return more;
+    };
+    check_same(run("forgetting_attention", with({{"log_decay", none}})), y, in);
+    check_same(run("path_attention", with({{"path_key", in.k}, {"path_step", none}})), y, in);
+    check_same(run("deltaformer", with({{"step_size", none}})), y, in);
+    check_same(run("parallax", with({{"slope", zero(in.k.shape())}})), y, in);
   }
 
   TEST_CASE("30. LaCT with steps of 0 stands still, up to its renormalisation") {
-    const Recipe recipe = parse_recipe("even / swiglu[hidden=5,loss=dot,paces=true] / descend[rule=momentum,chunk=4,rate=unit,apply=chunk,keep_norm=true] / reading[read=strict]");
+    const Recipe recipe = parse_recipe(
+        "even / swiglu[hidden=5,loss=dot,paces=true] / descend[rule=momentum,chunk=4,rate=unit,apply=chunk,keep_norm=true] / "
+        "reading[read=strict]");
     Slots s = draw_slots(recipe, {});
     for (const char* name : {"step_size_0", "step_size_1", "step_size_2"}) s[name] = zero({1, T, 1});
     const Tensor still = fold(recipe, {.slots = s}).y;

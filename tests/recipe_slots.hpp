@@ -6,7 +6,9 @@
 
 namespace ttr {
 
-struct Sizes { int64_t batch = 1, tokens = 9, heads = 1, key_heads = 0, value_heads = 0, key_dim = 4, value_dim = 4; };   // 0 heads: as many as q
+struct Sizes {
+  int64_t batch = 1, tokens = 9, heads = 1, key_heads = 0, value_heads = 0, key_dim = 4, value_dim = 4;
+};   // 0 heads: as many as q
 
 inline Tensor draw_slot(const Slot& s, const Shape& shape, uint64_t stream) {
   const Options f64{Dtype::f64, cpu_device};
@@ -67,4 +69,4 @@ inline Tensors gradients(const Tensor& y, const Tensors& xs) {
   return grad({y}, {from_vector(w, y.shape(), like(y))}, xs);
 }
 
-}  // namespace ttr
+}   // namespace ttr

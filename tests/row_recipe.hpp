@@ -8,7 +8,8 @@
 namespace ttr {
 
 // "a / b[c=1] / d" with one option of one ingredient set.
-inline std::string with_option(const std::string& recipe, const std::string& ingredient, const std::string& option, const std::string& value) {
+inline std::string with_option(const std::string& recipe, const std::string& ingredient, const std::string& option,
+                               const std::string& value) {
   const size_t from = recipe.find(ingredient);
   if (from == recipe.npos) throw refuse("rows", "{} is not in {}, needs to be for {}", ingredient, recipe, option);
   size_t to = from;
@@ -23,7 +24,9 @@ inline std::string with_option(const std::string& recipe, const std::string& ing
 // The published recipe with the constants of this row's run: its options, and the sizes of what it was given.
 inline Recipe recipe_of_row(const reference::Row& row, const reference::Inputs& inputs) {
   std::string text = published(row.name).recipe.text();
-  const auto set = [&](const char* ingredient, const char* option, const std::string& value) { text = with_option(text, ingredient, option, value); };
+  const auto set = [&](const char* ingredient, const char* option, const std::string& value) {
+    text = with_option(text, ingredient, option, value);
+  };
   const auto size = [&](const char* slot, int64_t axis) { return std::to_string(inputs.at(slot).size(axis)); };
   const auto chosen = [&](const std::string& name) -> std::string {   // "" when the row does not say
     const size_t at = (" " + row.options).find(" " + name + "=");
@@ -40,4 +43,4 @@ inline Recipe recipe_of_row(const reference::Row& row, const reference::Inputs& 
   return parse_recipe(text);
 }
 
-}  // namespace ttr
+}   // namespace ttr
