@@ -19,7 +19,7 @@ struct Boost {
 
 // A learned slope in place of a solved one (Parallax, arXiv 2605.29157): of an affine memory m(k) = m_0 + M_1 (k - q) only m_0 is read, and
 //   m_0 = sum_i p_i (1 - (k_i - mean).slope_t) v_i,   p = gamma / sum gamma, mean = sum p_i k_i.
-// slope = C^{-1} (mean - q), C the weighted covariance plus the ridge, is local linear attention exactly (layers.md S6).
+// slope = C^{-1} (mean - q), C the weighted covariance plus the ridge, is local linear attention exactly (arXiv 2605.29157).
 struct Amortized {
   static constexpr const char* name = "amortized";
   static constexpr Demand demand = Demand::linear;

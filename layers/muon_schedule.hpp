@@ -5,8 +5,8 @@
 
 namespace ttr {
 
-template <> struct NamesOf<Schedule> {
-  static constexpr std::pair<Schedule, const char*> names[] = {{Schedule::keller, "keller"}, {Schedule::lact, "lact"}};
+template <> struct NamesOf<MuonSchedule> {
+  static constexpr std::pair<MuonSchedule, const char*> names[] = {{MuonSchedule::keller, "keller"}, {MuonSchedule::lact, "lact"}};
 };
 
 }   // namespace ttr

@@ -1,6 +1,6 @@
 // One step from zero, preconditioned by the norm of the function class: theta = (G + jitter I)^{-1} Phi' Gamma V with G the penalty of a ridge of 1.
 // On landmarks (kernel_expansion.hpp) G = kappa(L, L) and the answer is the smoother kappa(q, L) G^{-1} kappa(L, K) V: a Nystrom approximation of
-// kappa(q, K) V. It holds no inverse of the data's own Gram matrix, so it is not the regression that Exact solves (layers.md 0.3.6).
+// kappa(q, K) V. It holds no inverse of the data's own Gram matrix, so it is not the regression that Exact solves (docs/3-three-ingredients.md).
 //
 //   inverse  exact        a solve
 //            newton       X <- 2 X - X A X from 1.8 / (largest row sum of G)^2 A, A = G + jitter I        (SOFT, arXiv 2110.11945)

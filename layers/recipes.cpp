@@ -12,7 +12,7 @@ namespace ttr {
 namespace recipes {
 
 const Recipe softmax_attention{KernelWeights{}, Constant{}, Exact{}, {.scale = Scale::rsqrt_key()}};
-// With the scale 1 / sqrt(K) of the talk's slide unit keys give nearly flat weights, e^{2 / sqrt K} at most; so a learned temperature (layers.md 0.3.5).
+// With the scale 1 / sqrt(K) of the talk's slide unit keys give nearly flat weights, e^{2 / sqrt K} at most; so a learned temperature (docs/3-three-ingredients.md).
 const Recipe qknorm_attention{KernelWeights{.temperature = true}, Constant{}, Exact{}, {.key_norm = KeyNorm::l2}};
 const Recipe rms_qknorm_attention{KernelWeights{.norm_weights = true}, Constant{}, Exact{}, {.scale = Scale::rsqrt_key(), .key_norm = KeyNorm::rms}};
 // One step from zero in place of the weighted mean: sum exp(k.q) v, without the division.
@@ -30,7 +30,7 @@ const Recipe kernel_regression{EvenWeights{}, KernelExpansion{}, Exact{.ridge = 
 const Recipe geometric_kernel_regression{GeometricWeights{}, KernelExpansion{}, Exact{.ridge = Ridge::constant}};
 const Recipe intention{EvenWeights{}, LinearMap{}, Exact{.ridge = Ridge::constant}, {.visible = Visible::everything}};
 // The talk lists these two under kernel regression. They are smoothers: both approximate kappa(Q, K) V with landmarks, and the matrix they invert is that
-// of the landmarks; neither holds kappa(K, K)^{-1} (layers.md 0.3.6). The same landmarks with Exact would be the regression.
+// of the landmarks; neither holds kappa(K, K)^{-1} (docs/3-three-ingredients.md). The same landmarks with Exact would be the regression.
 const Recipe soft{EvenWeights{}, Landmarks{.shared = true}, Nystrom{}, {.visible = Visible::everything}};
 const Recipe soft_newton{EvenWeights{}, Landmarks{.shared = true}, Nystrom{.inverse = Inverse::newton}, {.visible = Visible::everything}};
 const Recipe skyformer{EvenWeights{}, TokenLandmarks{}, Nystrom{.jitter = 0.1, .inverse = Inverse::third_order, .steps = 6}, {.visible = Visible::everything}};
@@ -45,7 +45,7 @@ const Recipe refreshed_least_squares{GeometricWeights{}, LinearMap{}, Exact{.rid
 const Recipe mesa_sgd_steps{EvenWeights{}, LinearMap{}, GradientSteps{.steps = 3}};
 
 // One full-batch step from zero. The talk's slide of feature maps drops the inverse (Phi' Phi)^{-1} without a word: what it prints is this step, not the
-// solution, which is mesa on the same features (layers.md 0.3.3). Performer, RFA and cosFormer approximate the softmax smoother, not a regression (0.3.7).
+// solution, which is mesa on the same features (docs/3-three-ingredients.md). Performer, RFA and cosFormer approximate the softmax smoother, not a regression.
 const Recipe linear_attention{EvenWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}};
 const Recipe normalised_linear_attention{EvenWeights{}, LinearMap{.feature = Elu1{}, .normaliser = Normaliser::sum}, Descend<Sgd>{.at = initial}};
 const Recipe relu_linear_attention{EvenWeights{}, LinearMap{.feature = LearnedRelu{}, .normaliser = Normaliser::clamp}, Descend<Sgd>{.at = initial}};
@@ -65,11 +65,8 @@ const Recipe hadamard_linear_attention{EvenWeights{}, LinearMap{.feature = Hadam
 
 
 // -- gated: one decayed batch step ---------------------------------------------------------------------------------------------------------
-// q times 1 / sqrt K where the official code does so. Per-channel decays are no weights of a regression but its weight decay (layers.md 2.D).
-const Recipe retnet{GeometricWeights{},
-                    LinearMap{},
-                    Descend<Sgd>{.at = initial},
-                    {.scale = Scale::rsqrt_key()}};   // log_decay: one number a head, log(1 - 2^(-5-h))
+// q times 1 / sqrt K where the official code does so. Per-channel decays are no weights of a regression but its weight decay.
+const Recipe retnet{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};   // log_decay: one number a head, log(1 - 2^(-5-h))
 const Recipe simple_gla{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe gla{GeometricWeights{.per = Decay::channel}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe hgrn2{GeometricWeights{.per = Decay::channel}, LinearMap{.tied = true}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
@@ -119,7 +116,7 @@ const Recipe lact{EvenWeights{}, SwiGlu{.loss_of = PairLoss::dot, .paces = true}
                   Descend<Momentum>{.at = previous, .chunk = 2048, .rate = Rate::unit, .apply = Apply::chunk, .keep_norm = true}, {.read = Read::strict}};
 const Recipe lact_muon{EvenWeights{}, SwiGlu{.loss_of = PairLoss::dot, .paces = true},
                        Descend<Muon>{.at = previous, .chunk = 2048, .rate = Rate::unit, .apply = Apply::chunk, .keep_norm = true,
-                                     .rule = {Muon{.schedule = Schedule::lact}}}, {.read = Read::strict}};
+                                     .rule = {Muon{.schedule = MuonSchedule::lact}}}, {.read = Read::strict}};
 const Recipe omega_net{WindowWeights{}, LinearMap{}, Descend<Momentum>{.at = previous, .over = Over::visible}};
 const Recipe atlas{WindowWeights{}, LinearMap{}, Descend<Muon>{.at = previous, .over = Over::visible}};
 

@@ -1,6 +1,6 @@
 // Trapezoid: the trapezoidal rule for the flow dM/dt = A M - gradient, which weighs the gradient where the step began and where it ends.
 //
-//   p = a p - (1 - lambda) Delta a g_{t-1} - lambda Delta g_t,   a = exp(log_decay)       Mamba-3 (2026; layers.md S28)
+//   p = a p - (1 - lambda) Delta a g_{t-1} - lambda Delta g_t,   a = exp(log_decay)       Mamba-3 (2026)
 //
 // The weights have forgotten by a before the rule runs. From the initial point of a linear memory g = -v k^T: each pair is written twice, half
 // now and half one token later. lambda = 1 is Euler's rule with the step Delta: Mamba-2.

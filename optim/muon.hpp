@@ -11,15 +11,15 @@
 
 namespace ttr {
 
-enum class Schedule { keller, lact };
-Tensor orthogonalize(const Tensor& m, Schedule, int64_t steps);   // [..., R, D] -> [..., R, D]
+enum class MuonSchedule { keller, lact };
+Tensor orthogonalize(const Tensor& m, MuonSchedule, int64_t steps);   // [..., R, D] -> [..., R, D]
 
 struct Muon {
   static constexpr const char* name = "muon";
   static constexpr int memories = 1;
   static constexpr bool of_matrices = true;   // not for vectors: NS of a vector is its direction
   double momentum = 0.95;                     // the trainer's clock; inside a layer it is a slot
-  Schedule schedule = Schedule::keller;
+  MuonSchedule schedule = MuonSchedule::keller;
   int64_t iterations = 5;
   void each(auto&& f) { f("momentum", momentum), f("schedule", schedule), f("iterations", iterations); }
   template <class R> void operator()(Tensor& p, const Tensor& g, Tensor& m, const R& rate) const {

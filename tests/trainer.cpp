@@ -191,7 +191,7 @@ TEST_CASE("one update rule, two clocks: with Tensor as inside a layer, and over 
       u.memory[0] = memory0.mutate<X>(), u.memory[1] = memory1.mutate<X>();
       REQUIRE(cpu::update(rule, u) == Status::ok);
 
-      const Rate<double> r = rate_of<double>(rule, state, true);
+      const StepRate<double> r = rate_of<double>(rule, state, true);
       const TensorRate rate{r.step_size, r.momentum, r.correct1, r.correct2, r.decay};
       if constexpr (memories == 0) rule(p, g, rate);
       else if constexpr (memories == 1) rule(p, g, m[0], rate);

@@ -2,6 +2,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <ttr/tests/docs/page.hpp>
 
+#include <cctype>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -16,13 +17,9 @@ namespace {
 
 const std::filesystem::path kRoot = TTR_SOURCE_ROOT;
 
-std::vector<std::string> lines_of(std::istream& in) {   // trimmed, without empty ones
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);) {
-    const size_t from = line.find_first_not_of(" \t"), to = line.find_last_not_of(" \t\r");
-    if (from != line.npos) lines.push_back(line.substr(from, to - from + 1));
-  }
-  return lines;
+std::string squeezed(std::string text) {   // without white space
+  std::erase_if(text, [](unsigned char c) { return std::isspace(c); });
+  return text;
 }
 
 std::string trimmed(const std::string& text) {   // no spaces at the ends of lines, no empty lines at the end
@@ -66,7 +63,7 @@ std::string Output::take() {
 
 void Output::end(const char* place, const std::string& want) {
   const std::string got = trimmed(take());
-  INFO(place);
+  INFO(std::string(place));
   CHECK(got == trimmed(want));
 }
 
@@ -74,16 +71,17 @@ Output::~Output() { take(); }
 
 void quotes(const char* place, const std::string& file, const std::string& lines) {
   std::ifstream source(kRoot / file);
-  INFO(place, " quotes ", file);
+  INFO(std::string(place), " quotes ", file);
   REQUIRE(source.good());
-  const std::vector<std::string> have = lines_of(source);
+  const std::string have = squeezed({std::istreambuf_iterator<char>(source), {}});
   std::istringstream text(lines);
   size_t at = 0;
-  for (const std::string& line : lines_of(text)) {
-    while (at < have.size() && have[at] != line) ++at;
+  for (std::string line; std::getline(text, line);) {
+    const std::string want = squeezed(line);
+    at = have.find(want, at);
     INFO("the line '", line, "' is not there, or not in this order");
-    REQUIRE(at < have.size());
-    ++at;
+    REQUIRE(at != have.npos);
+    at += want.size();
   }
 }
 

@@ -19,7 +19,7 @@ class Output {
   std::FILE* caught_ = nullptr;
 };
 
-// `file` of the repository has these lines in this order; spaces at their ends and how far they are indented do not matter.
+// `file` of the repository has these lines in this order; white space does not matter, nor where lines are broken.
 void quotes(const char* place, const std::string& file, const std::string& lines);
 
 }  // namespace page
