@@ -1,3 +1,4 @@
+// ttr bench: time, floor and ratio. A row is printed only after its parity with fold held.
 #include <cmath>
 #include <functional>
 #include <optional>
@@ -15,7 +16,8 @@
 #include <ttr/optim/trainer.hpp>
 
 extern "C" {   // OpenBLAS itself: what our product is measured against
-void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc);
+void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
+                 int ldb, float beta, float* c, int ldc);
 [[gnu::weak]] void openblas_set_num_threads(int);
 }
 
@@ -29,9 +31,10 @@ constexpr int64_t kMatmul = 512;
 
 // -- rows ----------------------------------------------------------------------------------------------------------------------------------
 std::string time_text(double seconds) {
-  return seconds < 1e-6 ? fmt::format("{:.0f} ns", seconds * 1e9) : seconds < 1e-3 ? fmt::format("{:.2f} us", seconds * 1e6)
-         : seconds < 1  ? fmt::format("{:.2f} ms", seconds * 1e3)
-                        : fmt::format("{:.2f} s", seconds);
+  return seconds < 1e-6   ? fmt::format("{:.0f} ns", seconds * 1e9)
+         : seconds < 1e-3 ? fmt::format("{:.2f} us", seconds * 1e6)
+         : seconds < 1    ? fmt::format("{:.2f} ms", seconds * 1e3)
+                          : fmt::format("{:.2f} s", seconds);
 }
 
 struct Table {
@@ -68,15 +71,21 @@ Slots drawn_slots(const Recipe& recipe, const Problem& p) {   // f64 on the CPU
     for (const Extent& e : s.shape) shape.push_back(e.at(p.key_dim, p.value_dim));
     Tensor x = normal(shape, 11, stream++, 0, 1, {Dtype::f64, cpu_device});
     if (s.name == "k") x = l2_norm(x);   // longer keys make an online learner diverge
-    if (s.range == log_of_unit) x = logsigmoid(x + 2.0);
-    else if (s.range == unit_interval) x = sigmoid(x);
-    else if (s.range == positive) x = softplus(x);
+    if (s.range == log_of_unit)
+      x = logsigmoid(x + 2.0);
+    else if (s.range == unit_interval)
+      x = sigmoid(x);
+    else if (s.range == positive)
+      x = softplus(x);
     slots[s.name] = x;
   }
   return slots;
 }
 
-struct Swept { Tensor y; Tensors d; };     // an answer and the gradients of all its inputs
+struct Swept {
+  Tensor y;
+  Tensors d;
+};   // an answer and the gradients of all its inputs
 using Memory = std::function<Answer(const Arguments&)>;
 
 struct Work {   // forward plus backward of one memory
@@ -105,13 +114,17 @@ std::string disagreement(const Route& route, const Recipe& recipe, Problem p) {
   exact.dtype = Dtype::f64, exact.device = cpu_device;
   const Work work(recipe, p);
   Work reference(recipe, exact);
-  for (auto& [name, x] : reference.slots) x = variable(cast(to_device(work.slots.at(name), cpu_device), Dtype::f64));   // the rounded inputs
+  for (auto& [name, x] : reference.slots)
+    x = variable(cast(to_device(work.slots.at(name), cpu_device), Dtype::f64));   // the rounded inputs
   reference.dy = cast(to_device(work.dy, cpu_device), Dtype::f64);
-  const Swept got = work([&](const Arguments& a) { return route.run(recipe, a, p); }), want = reference([&](const Arguments& a) { return fold(recipe, a); });
-  if (const double e = relative(got.y, want.y); !(e <= tolerance)) return fmt::format("parity with fold failed, y is off by {:.2g}, needs {:.2g}", e, tolerance);
+  const Swept got = work([&](const Arguments&a) { return route.run(recipe, a, p); }),
+              want = reference([&](const Arguments&a) { return fold(recipe, a); });
+  if (const double e = relative(got.y, want.y); !(e <= tolerance))
+    return fmt::format("parity with fold failed, y is off by {:.2g}, needs {:.2g}", e, tolerance);
   size_t i = 0;
   for (const auto& [name, x] : work.slots) {
-    if (const double e = relative(got.d[i], want.d[i]); !(e <= tolerance)) return fmt::format("parity with fold failed, d{} is off by {:.2g}, needs {:.2g}", name, e, tolerance);
+    if (const double e = relative(got.d[i], want.d[i]); !(e <= tolerance))
+      return fmt::format("parity with fold failed, d{} is off by {:.2g}, needs {:.2g}", name, e, tolerance);
     ++i;
   }
   return {};
@@ -131,14 +144,19 @@ void bench_op(Table& table) {
   table.row(name, {t.least / kTimes, t.median / kTimes}, 1e-6, "the floor is the limit of 1 us");
 }
 
-struct Product { Timing ours; double rate = 0; };   // flop/s of the fastest
+struct Product {
+  Timing ours;
+  double rate = 0;
+};   // flop/s of the fastest
 
 Product bench_matmul(Table& table, bool print) {
   constexpr int64_t n = kMatmul;
   constexpr double flops = 2.0 * n * n * n;
   const Tensor a = normal({n, n}, 1, 1), b = normal({n, n}, 1, 2);
   Tensor c = matmul(a, b), direct = empty({n, n});
-  const auto openblas = [&] { cblas_sgemm(101, 111, 111, n, n, n, 1, a.data<float>(), n, b.data<float>(), n, 0, static_cast<float*>(direct.address()), n); };
+  const auto openblas = [&] {
+    cblas_sgemm(101, 111, 111, n, n, n, 1, a.data<float>(), n, b.data<float>(), n, 0, static_cast<float*>(direct.address()), n);
+  };
   if (openblas_set_num_threads != nullptr) openblas_set_num_threads(thread_count());
   openblas();
   const double error = relative(c, direct);
@@ -147,21 +165,35 @@ Product bench_matmul(Table& table, bool print) {
   const Timing ours = timing_of(cpu_device, [&] { c = matmul(a, b); });
   if (print) {
     const std::string name = fmt::format("matmul {0} x {0} x {0} f32", n);
-    if (!(error < 1e-5)) table.refused(name, fmt::format("it differs from OpenBLAS by {:.2g}", error));
-    else table.row(name, ours, theirs.least, fmt::format("{:.0f} GFLOP/s; the floor is OpenBLAS ({}), {} threads", flops / ours.least * 1e-9, blas_core(), thread_count()));
+    if (!(error < 1e-5))
+      table.refused(name, fmt::format("it differs from OpenBLAS by {:.2g}", error));
+    else
+      table.row(
+          name, ours, theirs.least,
+          fmt::format("{:.0f} GFLOP/s; the floor is OpenBLAS ({}), {} threads", flops / ours.least * 1e-9, blas_core(), thread_count()));
   }
   return {ours, flops / ours.least};
 }
 
 Problem problem_of(Device device, Dtype dtype) {
-  return {.batch = 4, .tokens = 1024, .heads = 4, .key_heads = 4, .value_heads = 4, .key_dim = 64, .value_dim = 64, .dtype = dtype, .device = device, .training = true};
+  return {.batch = 4,
+          .tokens = 1024,
+          .heads = 4,
+          .key_heads = 4,
+          .value_heads = 4,
+          .key_dim = 64,
+          .value_dim = 64,
+          .dtype = dtype,
+          .device = device,
+          .training = true};
 }
 
 void bench_fold(Table& table, const Recipe& recipe, const std::string& name) {   // on the CPU: the definition's price
   Problem p = problem_of(cpu_device, Dtype::f32);
   p.tokens = 32;
   const Work work(recipe, p);
-  const Timing t = timing_of(cpu_device, [&] { work([&](const Arguments& a) { return fold(recipe, a); }); }, 0.5, 3);
+  const Timing t = timing_of(
+      cpu_device, [&] { work([&](const Arguments& a) { return fold(recipe, a); }); }, 0.5, 3);
   table.row(fmt::format("fold {} B{} T{} H{} K{} V{} f32", name, p.batch, p.tokens, p.heads, p.key_dim, p.value_dim), t, {},
             fmt::format("{:.0f} us/token", t.least * 1e6 / double(p.batch * p.tokens)));
 }
@@ -182,7 +214,9 @@ void bench_routes(Table& table, const std::string& stem, Device device, double c
         const Work work(recipe, p);
         const Timing t = timing_of(device, [&] { work([&](const Arguments& a) { return route.run(recipe, a, p); }); });
         const double flops = route.flops(recipe, p), tokens = double(p.batch * p.tokens);
-        const double floor = device.is_cuda() ? std::max(flops / (dtype == Dtype::bf16 ? kCudaFlopsBf16 : kCudaFlopsF32), route.bytes(recipe, p) / kCudaBytes) : flops / cpu_rate;
+        const double floor = device.is_cuda() ? std::max(flops / (dtype == Dtype::bf16 ? kCudaFlopsBf16 : kCudaFlopsF32),
+                                                         route.bytes(recipe, p) / kCudaBytes)
+                                              : flops / cpu_rate;
         table.row(name, t, floor, fmt::format("{:.1f} GFLOP/s, {:.2f} us/token", flops / t.least * 1e-9, t.least * 1e6 / tokens));
       }
     }
@@ -199,17 +233,23 @@ void bench_train(Table& table, Device device) {   // nanoGPT's CPU configuration
   Trainer trainer(model, AdamW{}, [](const LanguageModel& m, const TextBatch& b) { return cross_entropy(m(b.input), b.target); });
   const std::string text = make_grammar(1).sample(1, size_t(kBatch * kContext + 1));
   std::vector<int32_t> input, target;
-  for (size_t i = 0; i + 1 < text.size(); ++i) input.push_back(int32_t(static_cast<unsigned char>(text[i]))), target.push_back(int32_t(static_cast<unsigned char>(text[i + 1])));
-  const TextBatch batch{to_device(from_vector(input, {kBatch, kContext}), device), to_device(from_vector(target, {kBatch, kContext}), device)};
+  for (size_t i = 0; i + 1 < text.size(); ++i)
+    input.push_back(int32_t(static_cast<unsigned char>(text[i]))), target.push_back(int32_t(static_cast<unsigned char>(text[i + 1])));
+  const TextBatch batch{to_device(from_vector(input, {kBatch, kContext}), device),
+                        to_device(from_vector(target, {kBatch, kContext}), device)};
   const std::string name = fmt::format("train 4 blocks, dim 128, B{} T{} f32", kBatch, kContext);
   const double before = trainer.step(batch).loss();
-  const Timing t = timing_of(device, [&] { trainer.step(batch); }, 2.0, 10);
+  const Timing t = timing_of(
+      device, [&] { trainer.step(batch); }, 2.0, 10);
   const double after = trainer.step(batch).loss();
-  if (!(after < before)) return table.refused(name, fmt::format("the loss of one batch went from {:.4f} to {:.4f}, it does not learn", before, after));
-  table.row(name, t, 120.0 / 2000, fmt::format("{:.0f} tokens/s, 2000 steps in {:.0f} s; the floor is the limit of 120 s", double(kBatch * kContext) / t.median, t.median * 2000));
+  if (!(after < before))
+    return table.refused(name, fmt::format("the loss of one batch went from {:.4f} to {:.4f}, it does not learn", before, after));
+  table.row(name, t, 120.0 / 2000,
+            fmt::format("{:.0f} tokens/s, 2000 steps in {:.0f} s; the floor is the limit of 120 s", double(kBatch * kContext) / t.median,
+                        t.median * 2000));
 }
 
-}  // namespace
+}   // namespace
 
 int run_bench(const BenchOptions& o) {
   const Device device = place_named(o.device, "f32").device;
@@ -226,10 +266,11 @@ int run_bench(const BenchOptions& o) {
   if (wants("fold")) bench_fold(table, recipes::titans, "titans");
   if (wants("train")) bench_train(table, device);
   if (stems)
-    fmt::print("\nforward plus backward; floors: {}\n", device.is_cuda() ? fmt::format("{:.2f} TB/s, {:.0f} TFLOP/s f32, {:.0f} TFLOP/s bf16 (measured on H200)", kCudaBytes * 1e-12,
-                                                                                        kCudaFlopsF32 * 1e-12, kCudaFlopsBf16 * 1e-12)
-                                                                         : fmt::format("the route's own flops at {:.0f} GFLOP/s, our matmul at {}", rate * 1e-9, kMatmul));
+    fmt::print("\nforward plus backward; floors: {}\n",
+               device.is_cuda() ? fmt::format("{:.2f} TB/s, {:.0f} TFLOP/s f32, {:.0f} TFLOP/s bf16 (measured on H200)", kCudaBytes * 1e-12,
+                                              kCudaFlopsF32 * 1e-12, kCudaFlopsBf16 * 1e-12)
+                                : fmt::format("the route's own flops at {:.0f} GFLOP/s, our matmul at {}", rate * 1e-9, kMatmul));
   return table.failed ? 1 : 0;
 }
 
-}  // namespace ttr
+}   // namespace ttr

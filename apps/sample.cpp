@@ -29,12 +29,13 @@ char drawn(const std::vector<double>& logits, double temperature, double u) {
   return char(std::min(at, logits.size() - 1));
 }
 
-}  // namespace
+}   // namespace
 
 std::string continuation(const LanguageModel& model, const SampleOptions& o, int64_t context) {
   if (o.prompt.empty()) throw refuse("sample", "the prompt is empty, needs at least one byte");
   if (!(o.temperature >= 0)) throw refuse("sample", "temperature is {}, needs at least 0", o.temperature);
-  const bool looks_back = std::any_of(model.blocks.begin(), model.blocks.end(), [](const Block& b) { return b.mixer.options.recipe.looks_back(); });
+  const bool looks_back =
+      std::any_of(model.blocks.begin(), model.blocks.end(), [](const Block& b) { return b.mixer.options.recipe.looks_back(); });
   const Device device = model.embed.weight->device();
   const uint64_t key = uint64_t(o.seed);
   std::string text = o.prompt;
@@ -58,11 +59,17 @@ std::string for_people(std::string bytes) {
   for (size_t i = 0; i < bytes.size();) {
     const auto at = [&](size_t j) { return j < bytes.size() ? static_cast<unsigned char>(bytes[j]) : 0u; };
     const unsigned first = at(i);
-    size_t length = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+    size_t length = first < 0x80                    ? 1
+                    : first >= 0xc2 && first < 0xe0 ? 2
+                    : first >= 0xe0 && first < 0xf0 ? 3
+                    : first >= 0xf0 && first < 0xf5 ? 4
+                                                    : 0;
     for (size_t j = 1; j < length; ++j)
       if ((at(i + j) & 0xc0) != 0x80) length = 0;
     const unsigned second = at(i + 1);   // no overlong forms, no surrogates, nothing beyond U+10FFFF
-    if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second >= 0xa0) || (first == 0xf0 && second < 0x90) || (first == 0xf4 && second >= 0x90)) length = 0;
+    if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second >= 0xa0) || (first == 0xf0 && second < 0x90) ||
+        (first == 0xf4 && second >= 0x90))
+      length = 0;
     const bool control = length == 1 && (first == 0x7f || (first < 0x20 && first != '\n' && first != '\t'));
     if (length == 0 || control) bytes[i] = '?';
     i += length ? length : 1;
@@ -76,7 +83,8 @@ int sample_model(const SampleOptions& o) {
   std::string path;
   for (const char* name : {"best.safetensors", "last.safetensors"})
     if (path.empty() && fs::exists(fs::path(o.from) / name)) path = (fs::path(o.from) / name).string();
-  if (path.empty()) throw refuse("sample", "{} holds no best.safetensors and no last.safetensors, needs a folder that ttr train wrote", o.from);
+  if (path.empty())
+    throw refuse("sample", "{} holds no best.safetensors and no last.safetensors, needs a folder that ttr train wrote", o.from);
   const SafetensorsFile file(path);
   const auto found = file.metadata().find("config");
   if (found == file.metadata().end()) throw refuse("sample", "{} has no metadata \"config\", needs a checkpoint of ttr train", path);
@@ -89,4 +97,4 @@ int sample_model(const SampleOptions& o) {
   return interrupted() ? kInterrupted : 0;
 }
 
-}  // namespace ttr
+}   // namespace ttr

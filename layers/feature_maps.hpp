@@ -1,5 +1,6 @@
 // The published feature maps (arXiv ids below). phi is applied to q and k alike; weights are learned (a slot a head), projections are drawn once (frozen).
-// The talk's slide of these reads sum v phi(k).phi(q): it silently drops (Phi' Phi)^{-1}; with the inverse it would be mesa on phi (docs/3-three-ingredients.md).
+// The talk's slide of these reads sum v phi(k).phi(q): it silently drops (Phi' Phi)^{-1};
+// with the inverse it would be mesa on phi (docs/3-three-ingredients.md).
 #pragma once
 #include <ttr/layers/features.hpp>
 

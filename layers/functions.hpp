@@ -61,7 +61,9 @@ struct LinearMap {
 
 // What a memory is scored by: 1/2 |m - v|^2; the mean over channels of (m - v)^2, 2/V times as much (community Titans); or -m.v (LaCT).
 enum class PairLoss { squared, mean, dot };
-template <> struct NamesOf<PairLoss> { static constexpr std::pair<PairLoss, const char*> names[] = {{PairLoss::squared, "squared"}, {PairLoss::mean, "mean"}, {PairLoss::dot, "dot"}}; };
+template <> struct NamesOf<PairLoss> {
+  static constexpr std::pair<PairLoss, const char*> names[] = {{PairLoss::squared, "squared"}, {PairLoss::mean, "mean"}, {PairLoss::dot, "dot"}};
+};
 Tensor score(PairLoss, const Tensor& m, const Tensor& v);   // [N]
 
 // m(k) = W_2 act(W_1 k): a two-layer perceptron whose weights are the memory; the initial weights are learned (arXiv 2501.00663).

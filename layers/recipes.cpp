@@ -12,7 +12,8 @@ namespace ttr {
 namespace recipes {
 
 const Recipe softmax_attention{KernelWeights{}, Constant{}, Exact{}, {.scale = Scale::rsqrt_key()}};
-// With the scale 1 / sqrt(K) of the talk's slide unit keys give nearly flat weights, e^{2 / sqrt K} at most; so a learned temperature (docs/3-three-ingredients.md).
+// With the scale 1 / sqrt(K) of the talk's slide unit keys give nearly flat weights, e^{2 / sqrt K} at most; so a
+// learned temperature (docs/3-three-ingredients.md).
 const Recipe qknorm_attention{KernelWeights{.temperature = true}, Constant{}, Exact{}, {.key_norm = KeyNorm::l2}};
 const Recipe rms_qknorm_attention{KernelWeights{.norm_weights = true}, Constant{}, Exact{}, {.scale = Scale::rsqrt_key(), .key_norm = KeyNorm::rms}};
 // One step from zero in place of the weighted mean: sum exp(k.q) v, without the division.
@@ -66,7 +67,7 @@ const Recipe hadamard_linear_attention{EvenWeights{}, LinearMap{.feature = Hadam
 
 // -- gated: one decayed batch step ---------------------------------------------------------------------------------------------------------
 // q times 1 / sqrt K where the official code does so. Per-channel decays are no weights of a regression but its weight decay.
-const Recipe retnet{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};   // log_decay: one number a head, log(1 - 2^(-5-h))
+const Recipe retnet{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};   // log_decay: log(1 - 2^(-5-h)) a head
 const Recipe simple_gla{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe gla{GeometricWeights{.per = Decay::channel}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe hgrn2{GeometricWeights{.per = Decay::channel}, LinearMap{.tied = true}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};

@@ -32,7 +32,10 @@ struct Folder {   // of one test, gone after it
   std::string operator/(const std::string& name) const { return (path / name).string(); }
 };
 
-struct Ran { int code; std::string out, err; };
+struct Ran {
+  int code;
+  std::string out, err;
+};
 
 Ran ttr_run(const Folder& folder, const std::string& arguments) {
   const std::string errors = folder / "stderr";
@@ -52,8 +55,13 @@ Ran ttr_run(const Folder& folder, const std::string& arguments) {
 void write(const std::string& path, const std::map<std::string, Tensor>& tensors) {
   std::vector<SafetensorsEntry> entries;
   for (const auto& [name, x] : tensors)
-    entries.push_back({name, {x.dtype() == Dtype::f64 ? "F64" : x.dtype() == Dtype::f32 ? "F32" : "I32", {x.shape().begin(), x.shape().end()},
-                              static_cast<const std::byte*>(x.address()), size_t(x.count()) * bytes_of(x.dtype())}});
+    entries.push_back({name,
+                       {x.dtype() == Dtype::f64   ? "F64"
+                        : x.dtype() == Dtype::f32 ? "F32"
+                                                  : "I32",
+                        {x.shape().begin(), x.shape().end()},
+                        static_cast<const std::byte*>(x.address()),
+                        size_t(x.count()) * bytes_of(x.dtype())}});
   write_safetensors(path, entries);
 }
 
@@ -83,10 +91,15 @@ const Options f64{Dtype::f64, cpu_device};
 Tensor drawn(const Shape& shape, uint64_t stream) { return normal(shape, 5, stream, 0, 0.6, f64); }
 
 std::map<std::string, Tensor> delta_inputs() {
-  return {{"q", drawn({B, T, H, K}, 1)},  {"k", drawn({B, T, 2, K}, 2)}, {"v", drawn({B, T, H, V}, 3)}, {"log_decay", -softplus(drawn({B, T, H}, 4))},
+  return {{"q", drawn({B, T, H, K}, 1)},
+          {"k", drawn({B, T, 2, K}, 2)},
+          {"v", drawn({B, T, H, V}, 3)},
+          {"log_decay", -softplus(drawn({B, T, H}, 4))},
           {"step_size", sigmoid(drawn({B, T, H}, 5))}};
 }
-std::map<std::string, Tensor> attention_inputs() { return {{"q", drawn({B, T, H, K}, 1)}, {"k", drawn({B, T, H, K}, 2)}, {"v", drawn({B, T, H, V}, 3)}}; }
+std::map<std::string, Tensor> attention_inputs() {
+  return {{"q", drawn({B, T, H, K}, 1)}, {"k", drawn({B, T, H, K}, 2)}, {"v", drawn({B, T, H, V}, 3)}};
+}
 
 // One sentence on standard error: one line, no trace of the source.
 void check_sentence(const Ran& ran) {
@@ -97,7 +110,7 @@ void check_sentence(const Ran& ran) {
   CHECK(ran.err.find(".cpp") == std::string::npos);
 }
 
-}  // namespace
+}   // namespace
 
 TEST_SUITE("program") {
   TEST_CASE("recipes --json is the table, every entry whole") {
@@ -137,7 +150,8 @@ TEST_SUITE("program") {
 
   TEST_CASE("plan names the route, the reasons, and what is forced") {
     const Folder folder;
-    const Ran ran = ttr_run(folder, "plan --recipe gated_delta_net --tokens 512 --key-dim 64 --value-dim 64 --heads 4 --device cpu --dtype f32");
+    const Ran ran =
+        ttr_run(folder, "plan --recipe gated_delta_net --tokens 512 --key-dim 64 --value-dim 64 --heads 4 --device cpu --dtype f32");
     CHECK(ran.code == 0);
     CHECK(ran.out.find(": delta/cpu-chunk") != std::string::npos);
     const Ran triple = ttr_run(folder, "plan --recipe 'geometric / mlp[hidden=32] / descend[rule=momentum,at=chunk,chunk=16]'");
@@ -149,9 +163,14 @@ TEST_SUITE("program") {
 
   TEST_CASE("apply gives what fold gives, gradients and state included") {
     const Folder folder;
-    struct Trial { std::string name, options; std::map<std::string, Tensor> inputs; };
-    for (Trial trial : {Trial{"gated_delta_net", "", delta_inputs()}, {"gated_delta_net", "--route fold --scale 0.5 --key-norm l2 --eps 1e-3", delta_inputs()},
-                        {"softmax_attention", "", attention_inputs()}, {"softmax_attention", "--read strict", attention_inputs()},
+    struct Trial {
+      std::string name, options;
+      std::map<std::string, Tensor> inputs;
+    };
+    for (Trial trial : {Trial{"gated_delta_net", "", delta_inputs()},
+                        {"gated_delta_net", "--route fold --scale 0.5 --key-norm l2 --eps 1e-3", delta_inputs()},
+                        {"softmax_attention", "", attention_inputs()},
+                        {"softmax_attention", "--read strict", attention_inputs()},
                         {"linear_attention", "--normaliser sum --eps 0.01", attention_inputs()}}) {
       CAPTURE(trial.name);
       CAPTURE(trial.options);
@@ -257,7 +276,11 @@ TEST_SUITE("program") {
     auto wrong_dy = delta_inputs();
     wrong_dy["dy"] = drawn({B, T, H, K}, 1);
 
-    struct Refusal { Ran ran; int code; std::vector<std::string> says; };
+    struct Refusal {
+      Ran ran;
+      int code;
+      std::vector<std::string> says;
+    };
     const std::vector<Refusal> table{
         {ttr_run(folder, ""), 2, {"subcommand"}},
         {ttr_run(folder, "pln"), 2, {"'pln' is unknown", "did you mean 'plan'?"}},
@@ -301,15 +324,19 @@ TEST_SUITE("program") {
       for (int i = 0; i < 300; ++i) text += "the cat sat on the mat; ";
       return text;
     }();
-    const std::string sizes = " --steps 20 --batch 2 --context 16 --dim 16 --blocks 1 --heads 2 --log-every 5 --eval-every 10 --lr 0.01 --seed 3 --data " + folder / "text";
+    const std::string sizes =
+        " --steps 20 --batch 2 --context 16 --dim 16 --blocks 1 --heads 2 --log-every 5 --eval-every 10 --lr 0.01 --seed 3 --data " +
+        folder / "text";
     const Ran ran = ttr_run(folder, "train --recipe gated_delta_net --out " + folder / "run" + sizes);
     CAPTURE(ran.err);
     REQUIRE(ran.code == 0);
-    for (const char* words : {"7200 bytes", "parameters", "memory of a step", "delta/cpu-chunk", "byte n-gram, order 5", "sample, temperature 0.8"}) {
+    for (const char* words :
+         {"7200 bytes", "parameters", "memory of a step", "delta/cpu-chunk", "byte n-gram, order 5", "sample, temperature 0.8"}) {
       CAPTURE(words);
       CHECK(ran.out.find(words) != std::string::npos);
     }
-    for (const char* name : {"config.toml", "curve.svg", "last.safetensors", "best.safetensors"}) CHECK(fs::file_size(fs::path(folder / "run") / name) > 0);
+    for (const char* name : {"config.toml", "curve.svg", "last.safetensors", "best.safetensors"})
+      CHECK(fs::file_size(fs::path(folder / "run") / name) > 0);
 
     std::ifstream lines((fs::path(folder / "run") / "metrics.jsonl").string());
     std::vector<Json> metrics;
@@ -351,7 +378,8 @@ TEST_SUITE("program") {
     const Folder folder;
     std::ofstream(folder / "text") << std::string(500, 'a') + std::string(500, 'b');
     const std::string sizes = " --steps 3 --batch 1 --context 8 --dim 8 --blocks 1 --heads 2 --data " + folder / "text";
-    const Ran mlp = ttr_run(folder, "train --recipe 'geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=4]' --out " + folder / "mlp" + sizes);
+    const Ran mlp = ttr_run(
+        folder, "train --recipe 'geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=4]' --out " + folder / "mlp" + sizes);
     CAPTURE(mlp.err);
     CHECK(mlp.code == 0);
     CHECK(mlp.out.find(": fold") != std::string::npos);
@@ -373,8 +401,8 @@ TEST_SUITE("program") {
     REQUIRE(child >= 0);
     if (child == 0) {
       if (!freopen(log.c_str(), "w", stdout) || !freopen(log.c_str(), "w", stderr)) _exit(99);
-      execl(TTR_PROGRAM, "ttr", "train", "--recipe", "delta_net", "--steps", "1000000", "--batch", "1", "--context", "16", "--dim", "8", "--blocks", "1", "--heads", "1", "--data",
-            text.c_str(), "--out", run.c_str(), nullptr);
+      execl(TTR_PROGRAM, "ttr", "train", "--recipe", "delta_net", "--steps", "1000000", "--batch", "1", "--context", "16", "--dim", "8",
+            "--blocks", "1", "--heads", "1", "--data", text.c_str(), "--out", run.c_str(), nullptr);
       _exit(98);
     }
     const auto lines = [&] {
