@@ -58,10 +58,11 @@ Recipe asked_recipe(const ApplyOptions& o) {
   if (o.normaliser) set("--normaliser", function, "normaliser", *o.normaliser);
   if (o.ridge_policy) set("--ridge-policy", optimizer, "ridge", *o.ridge_policy);
   if (o.eps) {   // of the answer's division where there is one, else of the key norm
-    const auto* map = triple().function().ask<LinearMap>();
+    const Recipe so_far = triple();
+    const auto* map = so_far.function().ask<LinearMap>();
     if (map && map->normaliser != Normaliser::none) set("--eps", function, "eps", *o.eps);
     else if (reading.key_norm == KeyNorm::l2 || reading.key_norm == KeyNorm::rms) detail::read_option(kWhere, "--eps", *o.eps, reading.key_eps);
-    else throw refuse(kWhere, "--eps is {}, needs a normaliser or a key norm that reads it; {} has neither", *o.eps, triple().text());
+    else throw refuse(kWhere, "--eps is {}, needs a normaliser or a key norm that reads it; {} has neither", *o.eps, so_far.text());
   }
   return triple();
 }
