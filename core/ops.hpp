@@ -104,6 +104,7 @@ Tensor label_count(const Tensor& labels);                             // how man
 Tensor causal_conv(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Tensor& past = {});   // [kernel op]
 // Rotates pairs (i, i + D/2) of x [B, T, H, D] by (first + t) base^(-2i/D).
 Tensor rotary(const Tensor& x, int64_t first = 0, double base = 10000);
+Tensor dropout(const Tensor& x, double rate, const Tensor& key, uint64_t stream);   // the seed is the bits of key f64 [1], read when the kernel runs
 Tensor dropout(const Tensor& x, double rate, uint64_t seed, uint64_t stream);   // kept values scaled by 1 / (1 - rate)
 
 // -- linear algebra, batched over leading axes -------------------------------------------------------------------------------------------

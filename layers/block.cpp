@@ -4,6 +4,12 @@
 
 namespace ttr {
 
+Tensor Pass::dropped(const Tensor& x, double rate, uint64_t place) const {
+  const uint64_t stream = dropout_piece << 32 | place;
+  if (rate > 0 && dropout_key.defined()) return dropout(x, rate, dropout_key, stream);
+  return rate > 0 && dropout_seed ? dropout(x, rate, *dropout_seed, stream) : x;
+}
+
 Block::Block(const BlockOptions& o, Init& init) : mixer_norm(o.mixer.dim, init), mixer(o.mixer, init), dropout(o.dropout) {
   if (o.feed_forward == FeedForward::none) return;
   const int64_t dim = o.mixer.dim;
@@ -22,11 +28,8 @@ int64_t Block::hidden() const { return swiglu ? swiglu->down.weight->size(1) : g
 Tensor Block::feed(const Tensor& x) const { return swiglu ? (*swiglu)((*mlp_norm)(x)) : (*gelu)((*mlp_norm)(x)); }
 
 Tensor Block::operator()(const Tensor& x, const Pass& pass, uint64_t index) const {
-  const auto dropped = [&](const Tensor& y, uint64_t part) {
-    return dropout > 0 && pass.dropout_seed ? ttr::dropout(y, dropout, *pass.dropout_seed, 2 * index + part) : y;
-  };
-  const Tensor mixed = x + dropped(mixer(mixer_norm(x), pass.segments), 1);
-  return mlp_norm ? mixed + dropped(feed(mixed), 2) : mixed;
+  const Tensor mixed = x + pass.dropped(mixer(mixer_norm(x), pass.segments), dropout, 2 * index + 1);
+  return mlp_norm ? mixed + pass.dropped(feed(mixed), dropout, 2 * index + 2) : mixed;
 }
 
 Tensor Block::step(const Tensor& x, MemoryState& state) const {
