@@ -35,17 +35,20 @@ using ModelTrainer = Trainer<LanguageModel, Loss (*)(const LanguageModel&, const
 // Steps, as a captured graph where that is possible.
 class Stepping {
  public:
-  Stepping(ModelTrainer& trainer, const LanguageModel& model, const RunConfig& c) : trainer_(trainer) {
+  Stepping(ModelTrainer& trainer, const LanguageModel& model, const RunConfig& c, bool segments) : trainer_(trainer) {
     if (c.device != "cuda") {
       why_ = "steps are captured on cuda only";
       return;
     }
     for (const Block& block : model.blocks) {
       const MemoryLayer& layer = block.mixer;
-      const Route* route = choose(layer.options.recipe, layer.problem(c.batch, c.context, true), layer.options.route).route;
+      Problem problem = layer.problem(c.batch, c.context, true);
+      problem.segments = segments;
+      const Route* route = choose(layer.options.recipe, problem, layer.options.route).route;
       if (std::string_view(route->name) == "fold") why_ = "fold does a token at a time, too many operations for a graph";
     }
     wanted_ = why_.empty();
+    if (!wanted_) fmt::print("{}\n", text());
   }
 
   // A step that is timed is not captured.
@@ -139,7 +142,9 @@ int train_model(const TrainFlags& flags) {
 
   fmt::print("{}\n\n{}\n", data_text(corpus), toml_of(c));
   if (!flags.resume.empty()) fmt::print("resumed after step {} of {}\n\n", first, c.steps);
-  fmt::print("{}\n", describe(model, {.batch = c.batch, .tokens = c.context}));
+  const DescribeOptions sizes{.batch = (c.batch + c.accumulate - 1) / c.accumulate, .tokens = c.context, .segments = corpus.documents() > 1,
+                              .moments = int64_t(trainer.arena().memories().size()) + (c.ema > 0)};
+  fmt::print("{}\n", describe(model, sizes));
   std::fflush(stdout);
   const std::vector<double> ngrams = Ngram(corpus.train()).score(corpus.validation());
 
@@ -154,7 +159,7 @@ int train_model(const TrainFlags& flags) {
   {
     MetricsWriter metrics(metrics_path, true);
     Progress progress(c.steps, c.batch * c.context, first);
-    Stepping stepping(trainer, model, c);
+    Stepping stepping(trainer, model, c, corpus.documents() > 1);
     std::optional<Profile> profile;
     std::vector<StepReport> unread;   // on CUDA reading a report waits for the device: done where a line or a file is written
     while (step < c.steps && !interrupted()) {
@@ -176,7 +181,7 @@ int train_model(const TrainFlags& flags) {
 
       const bool evaluates = step % c.eval_every == 0 || step == c.steps, saves = step % c.save_every == 0 || step == c.steps;
       const bool logs = evaluates || step % c.log_every == 0 || step == 1;
-      if (place.device.is_cuda() && !saves && !logs) continue;
+      if (place.device.is_cuda() && !saves && !logs && int64_t(unread.size()) < kStepRecords / 2) continue;
       for (const StepReport& report : unread) {
         if (report.finite()) continue;
         std::string why;

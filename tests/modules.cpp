@@ -570,6 +570,7 @@ TEST_SUITE("modules") {
       CHECK(text.find(folds                           ? ": fold\n"
                       : recipe == "softmax_attention" ? ": softmax_attention/cpu-blocked\n"
                                                       : ": delta/cpu-chunk\n") != text.npos);
+      for (const char* words : {", activations ", "weight decay acts on ", "not on gains, biases"}) CHECK(text.find(words) != text.npos);
       const Footprint f = footprint(model, sizes);
       CHECK(f.parameters == 4.0 * double(model.parameter_count()));
       CHECK(footprint(model, {.batch = 3, .tokens = 80, .training = false}).total() == f.parameters);
