@@ -92,7 +92,10 @@ Tensor pick(const Tensor& x, const Tensor& ids);                      // [..., N
 Tensor softmax(const Tensor&);                                        // over the last axis; a row of -inf gives zeros
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps = 1e-5);           // x / sqrt(mean x^2 + eps) * weight; weight [D] or undefined
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps = 1e-5);
+Tensors add_rms_norm(const Tensor& x, const Tensor& y, const Tensor& weight, double eps = 1e-5);   // {x + y, rms_norm(x + y, weight)} in one pass
 Tensor l2_norm(const Tensor& x, double eps = 1e-6);                   // x / sqrt(sum x^2 + eps), primitive
+Tensor swiglu(const Tensor& gate_up);                                 // [..., 2n] -> [..., n]: silu of the first half times the second (arXiv 2002.05202)
+Tensor gated(const Tensor& x, const Tensor& gate);                    // x silu(gate), of one shape
 // Mean over labels >= 0 of -log softmax(logits)[label], a scalar; labels < 0 are ignored; no labels at all gives 0. logits [..., N], labels i32 [...].
 // reduce = false: the sum instead of the mean.
 Tensor cross_entropy(const Tensor& logits, const Tensor& labels, bool mean = true);

@@ -165,7 +165,7 @@ Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* st
     state->position += x.size(1);
   }
   Tensor y = output_norm ? (*output_norm)(answer.y) : answer.y;
-  if (asked.gate.defined()) y = y * silu(reshape(asked.gate, y.shape()));
+  if (asked.gate.defined()) y = gated(y, reshape(asked.gate, y.shape()));
   return output(reshape(y, {y.size(0), y.size(1), y.size(2) * y.size(3)}));
 }
 

@@ -2,6 +2,7 @@
 //   rms_norm    (arXiv 1910.07467)  y = x / sqrt(mean x^2 + eps) * weight
 //   layer_norm  (arXiv 1607.06450)  y = (x - mean) / sqrt(var + eps) * weight + bias
 //   l2_norm                         y = x / sqrt(sum x^2 + eps)
+//   add_rms_norm                    {x + y, rms_norm(x + y)}: the residual stream and what the next layer reads of it
 #include <ttr/core/dispatch.hpp>
 #include <ttr/core/op.hpp>
 #include <ttr/core/ops.hpp>
@@ -11,6 +12,8 @@ namespace ttr {
 namespace {
 
 struct SavedNorm { Tensor mean, rstd; };   // [rows] each, in the wide dtype; mean undefined for rms_norm
+
+struct SavedSum { Tensor sum, rstd; };     // [..., n], [rows]
 
 void check_scale(const char* where, const char* name, const Tensor& x, const Tensor& w) {
   if (!w.defined()) return;
@@ -73,6 +76,42 @@ Tensor norm(const char* where, bool centred, const Tensor& x, const Tensor& weig
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return norm("rms_norm", false, x, weight, {}, eps); }
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) { return norm("layer_norm", true, x, weight, bias, eps); }
+Tensors add_rms_norm(const Tensor& x, const Tensor& y, const Tensor& weight, double eps) {
+  constexpr const char* kWhere = "add_rms_norm";
+  same_kind(kWhere, x, y);
+  if (x.rank() < 1 || x.shape() != y.shape()) throw refuse(kWhere, "y is {}, needs the shape of x {}, at least one axis", to_string(y.shape()), to_string(x.shape()));
+  if (!weight.defined()) throw refuse(kWhere, "weight is undefined, needs [{}]; give ones for no scale", x.size(-1));
+  check_scale(kWhere, "weight", x, weight);
+  const int64_t n = x.size(-1), rows = n ? x.count() / n : 0;
+  Tensor sum = empty(x.shape(), like(x)), normed = empty(x.shape(), like(x)), rstd = empty({rows}, {wide(x.dtype()), x.device()});
+  dispatch(kWhere, x, [&]<class T>(auto place) {
+    const NormForward<T> p{rows,     n, in<T>(x), in<T>(weight), nullptr, Wide<T>(eps), out<T>(normed), nullptr, out<Wide<T>>(rstd), in<T>(y),
+                           out<T>(sum)};
+    if constexpr (place.cuda) must(kWhere, cuda::rms_norm_forward<T>(p, place.stream));
+    else must(kWhere, cpu::rms_norm_forward<T>(p));
+  });
+  const Tensor kept = detach(sum);
+  return kernel_op(
+      kWhere, {sum, normed}, {x, y, weight}, SavedSum{kept, rstd},
+      [=](const SavedSum& saved, const Sweep& s) {
+        if (!s.dy(1).defined()) return Tensors{s.dy(0), s.dy(0), Tensor()};                                                     // sum = x + y
+        const Tensor w = s.x(2);
+        Tensor d = s.needs(0) || s.needs(1) ? empty(saved.sum.shape(), like(w)) : Tensor();
+        Tensor d_weight = s.needs(2) ? empty({n}, like(w)) : Tensor();
+        dispatch(kWhere, w, [&]<class T>(auto place) {
+          const NormBackward<T> p{rows,          n,        in<T>(saved.sum), in<T>(w), nullptr,        in<Wide<T>>(saved.rstd),
+                                  in<T>(s.dy(1)), out<T>(d), out<T>(d_weight), nullptr,  in<T>(s.dy(0))};
+          if constexpr (place.cuda) must(kWhere, cuda::rms_norm_backward<T>(p, Scratch(cuda::norm_workspace<T>(p), w.device()), place.stream));
+          else must(kWhere, cpu::rms_norm_backward<T>(p, Scratch(cpu::norm_workspace<T>(p), w.device())));                      // normed = rms_norm(sum) w
+        });
+        return Tensors{d, d, d_weight};                                                                                         // sum = x + y
+      },
+      [eps](const Tensors& x) {
+        const Tensor sum = x[0] + x[1];
+        return Tensors{sum, sum * rsqrt(ttr::mean(square(sum), -1, true) + eps) * x[2]};
+      });
+}
+
 Tensor l2_norm(const Tensor& x, double eps) {
   if (x.rank() < 1) throw refuse("l2_norm", "x is a scalar, needs at least one axis");
   return x * rsqrt(sum(square(x), -1, true) + eps);
