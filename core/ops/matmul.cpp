@@ -43,6 +43,10 @@ Tensor product(const Tensor& a, const Tensor& b, bool ta, bool tb) {   // unreco
   if (shared_b && !ta) p.m *= p.batch, p.batch = 1;   // [(... m), k] x [k, n]: one product
   p.stride_a = shared_a ? 0 : p.m * p.k;
   p.stride_b = shared_b ? 0 : p.k * p.n;
+  if (detail::profile) [[unlikely]] {
+    detail::profile->detail(fmt::format("{}{}x{}x{}", p.batch > 1 ? fmt::format("{} of ", p.batch) : "", p.m, p.k, p.n));
+    detail::profile->product(2.0 * double(p.batch) * double(p.m) * double(p.n) * double(p.k));
+  }
   dispatch(kWhere, a, [&]<class T>(auto place) {
     if constexpr (place.cuda) must(kWhere, cuda::matmul<T>(p, in<T>(a), in<T>(b), out<T>(c), place.stream));
     else must(kWhere, cpu::matmul<T>(p, in<T>(a), in<T>(b), out<T>(c)));
