@@ -44,7 +44,7 @@ template <class T, bool kCentred> __global__ void norm_forward_kernel(const Norm
         square += v * v;
       }
     }
-    const A rstd = 1 / sqrt(block_sum(square) / A(a.n) + a.eps);
+    const A rstd = 1 / sqrt(block_sum(square) / (a.whole ? A(1) : A(a.n)) + a.eps);
     for (int64_t j = threadIdx.x; j < a.n; j += blockDim.x) {
       A v = ((fits ? row[j] : load(normed + j)) - mean) * rstd;
       if (a.weight) v *= load(a.weight + j);
@@ -72,7 +72,7 @@ template <class T, bool kCentred> __global__ void norm_dx_kernel(const NormBackw
       d_rstd += d_h * h;             // h = (x - mean) r
     }
     d_mean = kCentred ? block_sum(d_mean) / A(a.n) : A(0);
-    d_rstd = block_sum(d_rstd) / A(a.n);
+    d_rstd = block_sum(d_rstd) / (a.whole ? A(1) : A(a.n));
     for (int64_t j = threadIdx.x; j < a.n; j += blockDim.x) {
       const A h = fits ? row[j] : (load(x + j) - mean) * rstd;
       const A d_h = fits ? row[a.n + j] : load(dy + j) * (a.weight ? load(a.weight + j) : A(1));
