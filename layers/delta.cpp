@@ -55,7 +55,8 @@ template <class T, class Place> void backward(const Saved& s, const Tensor& dy, 
   const Tensors& x = s.x;
   DeltaBackward<T> b{.size = sizes_of(x), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .decay = in<Wide<T>>(x[kDecay]),
                      .write = in<Wide<T>>(x[kWrite]), .erase = in<Wide<T>>(x[kErase]), .scale = Wide<T>(s.scale), .saved = in<Wide<T>>(s.chunks),
-                     .from_zero = !x[kMemory].defined(), .dy = rows<T>(dy), .d_memory_out = in<Wide<T>>(d_memory), .dq = rows<T>(d[kQ]), .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV]),
+                     .from_zero = !x[kMemory].defined(), .dy = rows<T>(dy), .d_memory_out = in<Wide<T>>(d_memory),
+                     .dq = rows<T>(d[kQ]), .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV]),
                      .d_decay = out<Wide<T>>(d[kDecay]), .d_write = out<Wide<T>>(d[kWrite]), .d_erase = out<Wide<T>>(d[kErase]),
                      .d_memory_in = out<Wide<T>>(d[kMemory])};
   if constexpr (place.cuda) must("delta", cuda::delta_backward(b, Scratch(cuda::delta_workspace(b), dy.device()), place.stream));

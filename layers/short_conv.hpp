@@ -1,5 +1,6 @@
 // Short convolution: y_t = silu(sum_j w[:, j] * x_{t-j}), j = 0 .. W-1, depthwise and causal.
-//   x [B, T, D], w [D, W] -> [B, T, D], the channels of x in one tensor or in several; what decoding carries is the last W-1 inputs [B, W-1, D], before the activation.
+//   x [B, T, D], w [D, W] -> [B, T, D], the channels of x in one tensor or in several
+//   What decoding carries is the last W-1 inputs [B, W-1, D], before the activation.
 #pragma once
 #include <ttr/layers/init.hpp>
 

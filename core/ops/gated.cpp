@@ -63,7 +63,8 @@ Tensor gated(const Tensor& x, const Tensor& gate) {
         for (int i = 0; i < 2; ++i)
           if (s.needs(i)) d[size_t(i)] = empty(s.x(i).shape(), like(s.x(i)));
         dispatch(kWhere, s.dy(), [&]<class T>(auto place) {
-          backward<T>(kWhere, place, {rows, n, {in<T>(s.x(0)), n}, {in<T>(s.x(1)), n}, in<T>(s.dy()), {out<T>(d[0]), n}, {out<T>(d[1]), n}});   // y = x silu(gate)
+          const Rows<const T> x{in<T>(s.x(0)), n}, gate{in<T>(s.x(1)), n};
+          backward<T>(kWhere, place, {rows, n, x, gate, in<T>(s.dy()), {out<T>(d[0]), n}, {out<T>(d[1]), n}});   // y = x silu(gate)
         });
         return d;
       },

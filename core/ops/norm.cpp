@@ -35,7 +35,8 @@ Tensor norm(const char* where, Kind kind, const Tensor& x, const Tensor& weight,
   Tensor y = empty(x.shape(), like(x)), mean, rstd = empty({rows}, wide_like);
   if (centred) mean = empty({rows}, wide_like);
   dispatch(where, x, [&]<class T>(auto place) {
-    const NormForward<T> p{rows, n, in<T>(x), in<T>(weight), in<T>(bias), Wide<T>(eps), out<T>(y), out<Wide<T>>(mean), out<Wide<T>>(rstd), nullptr, nullptr, whole};
+    const NormForward<T> p{rows,      n,         in<T>(x),           in<T>(weight),      in<T>(bias), Wide<T>(eps),
+                           out<T>(y), out<Wide<T>>(mean), out<Wide<T>>(rstd), nullptr,            nullptr,     whole};
     if constexpr (place.cuda) must(where, centred ? cuda::layer_norm_forward<T>(p, place.stream) : cuda::rms_norm_forward<T>(p, place.stream));
     else must(where, centred ? cpu::layer_norm_forward<T>(p) : cpu::rms_norm_forward<T>(p));
   });
@@ -82,7 +83,8 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
 Tensors add_rms_norm(const Tensor& x, const Tensor& y, const Tensor& weight, double eps) {
   constexpr const char* kWhere = "add_rms_norm";
   same_kind(kWhere, x, y);
-  if (x.rank() < 1 || x.shape() != y.shape()) throw refuse(kWhere, "y is {}, needs the shape of x {}, at least one axis", to_string(y.shape()), to_string(x.shape()));
+  if (x.rank() < 1 || x.shape() != y.shape())
+    throw refuse(kWhere, "y is {}, needs the shape of x {}, at least one axis", to_string(y.shape()), to_string(x.shape()));
   if (!weight.defined()) throw refuse(kWhere, "weight is undefined, needs [{}]; give ones for no scale", x.size(-1));
   check_scale(kWhere, "weight", x, weight);
   const int64_t n = x.size(-1), rows = n ? x.count() / n : 0;
