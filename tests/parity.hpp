@@ -225,6 +225,17 @@ inline std::vector<Variant> variants_of(const Recipe& recipe) {
     learned.learned = true;
     list.push_back({"learned", Recipe(recipe.weights(), AnyFunction(learned), recipe.optimizer(), recipe.reading())});
   }
+  if (const auto* geometric = recipe.weights().ask<GeometricWeights>(); geometric && (geometric->per == Decay::product || geometric->per == Decay::value)) {
+    GeometricWeights other = *geometric;   // the same memory without its write, and with a decay of every entry's own
+    if (other.write != WriteGate::none) {
+      other.write = WriteGate::none;
+      list.push_back({"written whole", Recipe(AnyWeights(other), recipe.function(), recipe.optimizer(), recipe.reading())});
+    }
+    if (other.per == Decay::product) {
+      other.per = Decay::entry;
+      list.push_back({"a decay an entry", Recipe(AnyWeights(other), recipe.function(), recipe.optimizer(), recipe.reading())});
+    }
+  }
   return list;
 }
 
