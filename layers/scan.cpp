@@ -228,14 +228,15 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
 // Of an entry of the memory. An exponential counts as one, though it costs about ten; docs/layers/scan.md says what that means.
 double flops(const Recipe& r, const Problem& p) {
   double forward = 0, backward = 0;
-  switch (said(r).form.kind) {
+  const Form form = said(r).form;
+  switch (form.kind) {
     case ScanKind::value: forward = 4, backward = 11; break;
     case ScanKind::rotation: forward = 4, backward = 14; break;
     case ScanKind::entry: forward = 6, backward = 15; break;
     case ScanKind::product: forward = 7, backward = 20; break;
     case ScanKind::proximal: forward = 7, backward = 22; break;
   }
-  return double(p.batch * p.tokens * p.heads * p.value_dim * p.key_dim) * (forward + (p.training ? backward : 0));
+  return double(p.batch * p.tokens * p.heads * p.value_dim * (form.keyed() ? p.key_dim : 1)) * (forward + (p.training ? backward : 0));
 }
 double bytes(const Recipe& r, const Problem& p) {   // what comes in and goes out; in the backward all inputs again with dy, and their gradients
   const Said s = said(r);
