@@ -28,7 +28,6 @@ constexpr int64_t C = kScanChunk;
 constexpr int64_t kTile = 4;                                       // keys of a tile
 constexpr int64_t kWidth = 256;                                    // channels a worker without keys takes at once
 template <class T> constexpr int64_t kLanes = 64 / int64_t(sizeof(T));   // values of a tile: one wide register
-template <class T> using Lanes __attribute__((vector_size(64), may_alias)) = T;
 
 constexpr int64_t up_to(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -392,8 +391,79 @@ TTR_SIMD_INLINE void decays(const A& f, const HeadSlab<T>& m, const Cut& c, int6
       if (!goes_on(f, b, t0 + r)) std::fill_n(m.decay + r * kTile * L, kTile * L, T(0));
 }
 
+// A chunk passes a tile: memory [kTile, L] <- a memory + x k, y += memory q. k and q are `keys` a token apart.
+template <class T>
+TTR_SIMD_INLINE void pass_tile(T* memory, const T* __restrict a, const T* __restrict x, const T* __restrict k, const T* __restrict q, int64_t keys,
+                               int64_t rows, T* __restrict y) {
+  constexpr int64_t L = kLanes<T>;
+  T M[kTile][L];
+  for (int64_t j = 0; j < kTile; ++j)
+    for (int64_t l = 0; l < L; ++l) M[j][l] = memory[j * L + l];
+  for (int64_t r = 0; r < rows; ++r) {
+    T sum[L];
+    for (int64_t l = 0; l < L; ++l) sum[l] = y[r * L + l];
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < kTile; ++j) {
+      const T kj = k[r * keys + j], qj = q[r * keys + j];
+      for (int64_t l = 0; l < L; ++l) {
+        M[j][l] = a[(r * kTile + j) * L + l] * M[j][l] + x[r * L + l] * kj;
+        sum[l] += M[j][l] * qj;
+      }
+    }
+    for (int64_t l = 0; l < L; ++l) y[r * L + l] = sum[l];
+  }
+  for (int64_t j = 0; j < kTile; ++j)
+    for (int64_t l = 0; l < L; ++l) memory[j * L + l] = M[j][l];
+}
+
+// The same without reading, keeping the memory after every token: states [rows + 1, kTile, L], the first given.
+template <class T>
+TTR_SIMD_INLINE void recompute_tile(T* __restrict states, const T* __restrict a, const T* __restrict x, const T* __restrict k, int64_t keys, int64_t rows) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* __restrict last = states + r * kTile * L;
+    T* __restrict next = states + (r + 1) * kTile * L;
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < kTile; ++j) {
+      const T kj = k[r * keys + j];
+      for (int64_t l = 0; l < L; ++l) next[j * L + l] = a[(r * kTile + j) * L + l] * last[j * L + l] + x[r * L + l] * kj;
+    }
+  }
+}
+
+// From the last token: d [kTile, L] is the adjoint of the memory; a becomes the adjoint of a (kLog: of log a). dx, dk, dq are added to.
+template <bool kLog, class T>
+TTR_SIMD_INLINE void return_tile(T* adjoint, const T* __restrict states, T* __restrict a, const T* __restrict x, const T* __restrict g,
+                                 const T* __restrict k, const T* __restrict q, int64_t keys, int64_t rows, T* __restrict dx, T* __restrict dk,
+                                 T* __restrict dq) {
+  constexpr int64_t L = kLanes<T>;
+  T d[kTile][L];
+  for (int64_t j = 0; j < kTile; ++j)
+    for (int64_t l = 0; l < L; ++l) d[j][l] = adjoint[j * L + l];
+  for (int64_t r = rows - 1; r >= 0; --r) {
+    const T* __restrict M = states + r * kTile * L;
+    T write[L] = {};
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < kTile; ++j) {
+      const T kj = k[r * keys + j], qj = q[r * keys + j];
+      const int64_t at = (r * kTile + j) * L;
+      for (int64_t l = 0; l < L; ++l) {
+        const T now = d[j][l] + g[r * L + l] * qj;                                                    // y = scale M q, for M
+        dq[at + l] += g[r * L + l] * M[(kTile + j) * L + l];                                          // y = scale M q, for q
+        dk[at + l] += now * x[r * L + l];                                                             // M = a M + x k, for k
+        write[l] += now * kj;                                                                         // M = a M + x k, for x
+        const T through = a[at + l] * now;                                                            // M = a M + x k, for M
+        a[at + l] = (kLog ? through : now) * M[j * L + l];                                            // M = a M + x k, for a or log a
+        d[j][l] = through;
+      }
+    }
+    for (int64_t l = 0; l < L; ++l) dx[r * L + l] += write[l];
+  }
+  for (int64_t j = 0; j < kTile; ++j)
+    for (int64_t l = 0; l < L; ++l) adjoint[j * L + l] = d[j][l];
+}
+
 template <ScanKind kKind, class T> TTR_SIMD_INLINE void forward_head(const ScanForward<T>& f, T* slab, int64_t b, int64_t h) {
-  using W = Lanes<T>;
   constexpr int64_t L = kLanes<T>;
   const ScanSizes& n = f.size;
   const Cut c = Cut::of<T>(n);
@@ -409,22 +479,7 @@ template <ScanKind kKind, class T> TTR_SIMD_INLINE void forward_head(const ScanF
     for (int64_t first = 0; first < c.values; first += L)
       for (int64_t j0 = 0; j0 < c.keys; j0 += kTile) {
         decays<kKind, ScanForward<T>, T>(f, m, c, b, h, t0, rows, first, j0);
-        W* const memory = reinterpret_cast<W*>(m.memory + (first / L * c.keys + j0) * L);
-        W* const y = reinterpret_cast<W*>(m.y + first * C);
-        const W* const x = reinterpret_cast<const W*>(m.x + first * C);
-        const W* const a = reinterpret_cast<const W*>(m.decay);
-        W M0 = memory[0], M1 = memory[1], M2 = memory[2], M3 = memory[3];
-        for (int64_t r = 0; r < rows; ++r) {
-          const T* const k = m.k + r * c.keys + j0;
-          const T* const q = m.q + r * c.keys + j0;
-          const W xr = x[r];
-          M0 = a[r * kTile] * M0 + xr * k[0];
-          M1 = a[r * kTile + 1] * M1 + xr * k[1];
-          M2 = a[r * kTile + 2] * M2 + xr * k[2];
-          M3 = a[r * kTile + 3] * M3 + xr * k[3];
-          y[r] += (M0 * q[0] + M1 * q[1]) + (M2 * q[2] + M3 * q[3]);
-        }
-        memory[0] = M0, memory[1] = M1, memory[2] = M2, memory[3] = M3;
+        pass_tile<T>(m.memory + (first / L * c.keys + j0) * L, m.decay, m.x + first * C, m.k + j0, m.q + j0, c.keys, rows, m.y + first * C);
       }
     out_of_lanes<T>(m.y, row(f.y, n, b, t0, h, c.V), f.y.token_stride, rows, c, false);
   }
@@ -482,9 +537,7 @@ TTR_SIMD_INLINE void chain(const ScanBackward<T>& f, const HeadSlab<T>& m, const
 // first_key, first_value: no head before this one wrote into the shared rows of dk, dv.
 template <ScanKind kKind, class T>
 TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
-  using W = Lanes<T>;
   constexpr int64_t L = kLanes<T>;
-  constexpr bool kExponential = kKind != ScanKind::proximal;
   const ScanSizes& n = f.size;
   const Cut c = Cut::of<T>(n);
   const HeadSlab<T> m(slab, n, true);
@@ -504,50 +557,14 @@ TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b,
       std::fill_n(m.dq_lanes, C * kTile * L, T(0));
       for (int64_t first = 0; first < c.values; first += L) {
         decays<kKind, ScanBackward<T>, T>(f, m, c, b, h, t0, rows, first, j0);
-        const W* const x = reinterpret_cast<const W*>(m.x + first * C);
-        const W* const g = reinterpret_cast<const W*>(m.g + first * C);
-        W* const dx = reinterpret_cast<W*>(m.dx + first * C);
-        W* const a = reinterpret_cast<W*>(m.decay);
-        W* const states = reinterpret_cast<W*>(m.states);
-        W* const dk = reinterpret_cast<W*>(m.dk_lanes);
-        W* const dq = reinterpret_cast<W*>(m.dq_lanes);
-        W* const d_memory = reinterpret_cast<W*>(m.memory + (first / L * c.keys + j0) * L);
         {
           T* __restrict enters = m.states;
           for (int64_t j = 0; j < kTile; ++j)
             for (int64_t l = 0; l < L; ++l) enters[j * L + l] = j0 + j < c.K && first + l < c.V ? saved[(first + l) * c.K + j0 + j] : T(0);
         }
-        W M0 = states[0], M1 = states[1], M2 = states[2], M3 = states[3];
-        for (int64_t r = 0; r < rows; ++r) {   // the forward again, keeping every state of the tile
-          const T* const k = m.k + r * c.keys + j0;
-          const W xr = x[r];
-          M0 = a[r * kTile] * M0 + xr * k[0];
-          M1 = a[r * kTile + 1] * M1 + xr * k[1];
-          M2 = a[r * kTile + 2] * M2 + xr * k[2];
-          M3 = a[r * kTile + 3] * M3 + xr * k[3];
-          W* const next = states + (r + 1) * kTile;
-          next[0] = M0, next[1] = M1, next[2] = M2, next[3] = M3;
-        }
-        W d[kTile] = {d_memory[0], d_memory[1], d_memory[2], d_memory[3]};
-        for (int64_t r = rows - 1; r >= 0; --r) {
-          const T* const k = m.k + r * c.keys + j0;
-          const T* const q = m.q + r * c.keys + j0;
-          const W gr = g[r], xr = x[r];
-          const W* const M = states + r * kTile;
-          W write{};
-#pragma GCC unroll 4
-          for (int64_t j = 0; j < kTile; ++j) {
-            const W now = d[j] + gr * q[j];                                                           // y = scale M q, for M
-            dq[r * kTile + j] += gr * M[kTile + j];                                                   // y = scale M q, for q
-            dk[r * kTile + j] += now * xr;                                                            // M = a M + x k, for k
-            write += now * k[j];                                                                      // M = a M + x k, for x
-            const W through = a[r * kTile + j] * now;                                                 // M = a M + x k, for M
-            a[r * kTile + j] = (kExponential ? through : now) * M[j];                                 // M = a M + x k, for a (log a)
-            d[j] = through;
-          }
-          dx[r] += write;
-        }
-        d_memory[0] = d[0], d_memory[1] = d[1], d_memory[2] = d[2], d_memory[3] = d[3];
+        recompute_tile<T>(m.states, m.decay, m.x + first * C, m.k + j0, c.keys, rows);
+        return_tile<kKind != ScanKind::proximal, T>(m.memory + (first / L * c.keys + j0) * L, m.states, m.decay, m.x + first * C, m.g + first * C, m.k + j0,
+                                                    m.q + j0, c.keys, rows, m.dx + first * C, m.dk_lanes, m.dq_lanes);
         chain<kKind, T>(f, m, c, b, h, t0, rows, first, j0);
       }
       for (int64_t r = 0; r < rows; ++r)
