@@ -43,34 +43,115 @@ template <class T> struct Pieces {
 };
 
 // -- without keys ------------------------------------------------------------------------------------------------------------------------------
-// Channels are counted through all heads: channel c of sequence b, D = H V of them.
+// Channels are counted through all heads: channel c of sequence b, D = H V of them. Loops over channels are functions of their own, so that
+// each is compiled once an instruction set, and their pointers are known to be apart.
+
+// One token: h <- a h + x, y <- h.
+template <bool kWritten, class T>
+TTR_SIMD_INLINE void value_token(const T* __restrict gate, const T* __restrict v, T keep, T* __restrict h, T* __restrict y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const ExpPair<T> e = fast_exp_pair(gate[i]);
+    const T now = keep * e.whole * h[i] + (kWritten ? -e.less_one * v[i] : v[i]);
+    h[i] = now;
+    y[i] = now;
+  }
+}
+// The same into `next`, keeping a and a - 1.
+template <bool kWritten, class T>
+TTR_SIMD_INLINE void value_again(const T* __restrict gate, const T* __restrict v, T keep, const T* __restrict h, T* __restrict next, T* __restrict a,
+                                 T* __restrict less_one, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const ExpPair<T> e = fast_exp_pair(gate[i]);
+    a[i] = e.whole;
+    less_one[i] = e.less_one;
+    next[i] = keep * e.whole * h[i] + (kWritten ? -e.less_one * v[i] : v[i]);
+  }
+}
+template <bool kWritten, class T>
+TTR_SIMD_INLINE void value_return(const T* __restrict v, const T* __restrict dy, T keep, const T* __restrict h, const T* __restrict a,
+                                  const T* __restrict less_one, T* __restrict adjoint, T* __restrict dv, T* __restrict d_gate, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T d = adjoint[i] + dy[i], through = d * a[i];                         // y = h
+    dv[i] = kWritten ? -less_one[i] * d : d;                                    // h = a h + (1 - a) v
+    d_gate[i] = through * (keep * h[i] - (kWritten ? v[i] : T(0)));             // a = exp g
+    adjoint[i] = keep * through;                                                // h = a h + (1 - a) v
+  }
+}
+// rotation: n complex numbers, the imaginary parts of h, v, y n further on.
+template <class T>
+TTR_SIMD_INLINE void rotation_token(const T* __restrict ar, const T* __restrict ai, T keep, const T* __restrict h, const T* __restrict v,
+                                    T* __restrict next, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    next[i] = keep * (ar[i] * h[i] - ai[i] * h[n + i]) + v[i];
+    next[n + i] = keep * (ai[i] * h[i] + ar[i] * h[n + i]) + v[n + i];
+  }
+}
+template <class T>
+TTR_SIMD_INLINE void rotation_return(const T* __restrict ar, const T* __restrict ai, T keep, const T* __restrict h, const T* __restrict dy,
+                                     T* __restrict d, T* __restrict d_ar, T* __restrict d_ai, T* __restrict dv, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T re = d[i] + dy[i], im = d[n + i] + dy[n + i];                       // y = h
+    dv[i] = re;                                                                 // h = a h + v
+    dv[n + i] = im;                                                             // h = a h + v
+    d_ar[i] += keep * (re * h[i] + im * h[n + i]);                              // h = a h + v, for Re a
+    d_ai[i] += keep * (im * h[i] - re * h[n + i]);                              // h = a h + v, for Im a
+    d[i] = keep * (ar[i] * re + ai[i] * im);                                    // h = a h + v, for h
+    d[n + i] = keep * (ar[i] * im - ai[i] * re);                                // h = a h + v, for h
+  }
+}
+
+// f32 in clones, f64 plainly.
+TTR_SIMD_CLONES void value_token(bool written, const float* gate, const float* v, float keep, float* h, float* y, int64_t n) {
+  written ? value_token<true>(gate, v, keep, h, y, n) : value_token<false>(gate, v, keep, h, y, n);
+}
+void value_token(bool written, const double* gate, const double* v, double keep, double* h, double* y, int64_t n) {
+  written ? value_token<true>(gate, v, keep, h, y, n) : value_token<false>(gate, v, keep, h, y, n);
+}
+TTR_SIMD_CLONES void value_again(bool written, const float* gate, const float* v, float keep, const float* h, float* next, float* a, float* less_one, int64_t n) {
+  written ? value_again<true>(gate, v, keep, h, next, a, less_one, n) : value_again<false>(gate, v, keep, h, next, a, less_one, n);
+}
+void value_again(bool written, const double* gate, const double* v, double keep, const double* h, double* next, double* a, double* less_one, int64_t n) {
+  written ? value_again<true>(gate, v, keep, h, next, a, less_one, n) : value_again<false>(gate, v, keep, h, next, a, less_one, n);
+}
+TTR_SIMD_CLONES void value_return(bool written, const float* v, const float* dy, float keep, const float* h, const float* a, const float* less_one,
+                                  float* adjoint, float* dv, float* d_gate, int64_t n) {
+  written ? value_return<true>(v, dy, keep, h, a, less_one, adjoint, dv, d_gate, n) : value_return<false>(v, dy, keep, h, a, less_one, adjoint, dv, d_gate, n);
+}
+void value_return(bool written, const double* v, const double* dy, double keep, const double* h, const double* a, const double* less_one, double* adjoint,
+                  double* dv, double* d_gate, int64_t n) {
+  written ? value_return<true>(v, dy, keep, h, a, less_one, adjoint, dv, d_gate, n) : value_return<false>(v, dy, keep, h, a, less_one, adjoint, dv, d_gate, n);
+}
+TTR_SIMD_CLONES void rotate(const float* ar, const float* ai, float keep, const float* h, const float* v, float* next, int64_t n) {
+  rotation_token(ar, ai, keep, h, v, next, n);
+}
+void rotate(const double* ar, const double* ai, double keep, const double* h, const double* v, double* next, int64_t n) {
+  rotation_token(ar, ai, keep, h, v, next, n);
+}
+TTR_SIMD_CLONES void rotate_back(const float* ar, const float* ai, float keep, const float* h, const float* dy, float* d, float* d_ar, float* d_ai,
+                                 float* dv, int64_t n) {
+  rotation_return(ar, ai, keep, h, dy, d, d_ar, d_ai, dv, n);
+}
+void rotate_back(const double* ar, const double* ai, double keep, const double* h, const double* dy, double* d, double* d_ar, double* d_ai, double* dv,
+                 int64_t n) {
+  rotation_return(ar, ai, keep, h, dy, d, d_ar, d_ai, dv, n);
+}
 
 template <class T> struct ChannelSlab {   // of `width` channels; the backward keeps a chunk
-  T *state, *adjoint, *a, *less_one, *states;
+  T *state, *adjoint, *a, *less_one, *states, *nobody;
   size_t count;
   ChannelSlab(T* at, int64_t width, bool backward) {
     Pieces<T> p{at};
     state = p.take(2 * width);
-    adjoint = p.take(2 * width);
+    adjoint = p.take(width);
     a = p.take((backward ? C : 2) * width);
     less_one = p.take((backward ? C : 2) * width);
-    states = p.take(backward ? 2 * (C + 1) * width : 0);
+    states = p.take(backward ? (C + 1) * width : 0);
+    nobody = p.take(2 * width);   // gradients that nobody asked for
     count = p.used;
   }
 };
 
-// One token: h <- a h + x, and y <- h.
-template <bool kWritten, class T>
-TTR_SIMD_INLINE void value_token(const T* __restrict gate, const T* __restrict v, T keep, const T* h, T* next, T* __restrict y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const ExpPair<T> e = fast_exp_pair(gate[i]);
-    const T now = keep * e.whole * h[i] + (kWritten ? -e.less_one * v[i] : v[i]);
-    next[i] = now;
-    if (y) y[i] = now;
-  }
-}
-
-template <bool kWritten, class T> TTR_SIMD_INLINE void value_forward(const ScanForward<T>& f, T* slab, int64_t b, int64_t first, int64_t n) {
+template <class T> void value_forward(const ScanForward<T>& f, T* slab, int64_t b, int64_t first, int64_t n) {
   const ScanSizes& s = f.size;
   const int64_t D = s.heads * s.value_dim;
   T* const h = ChannelSlab<T>(slab, n, false).state;
@@ -79,63 +160,38 @@ template <bool kWritten, class T> TTR_SIMD_INLINE void value_forward(const ScanF
   for (int64_t t = 0; t < s.tokens; ++t) {
     const int64_t token = b * s.tokens + t;
     if (f.saved && t % C == 0) std::copy_n(h, n, f.saved + (b * s.chunks() + t / C) * D + first);
-    value_token<kWritten, T>(f.gate + token * D + first, f.v.at + token * f.v.token_stride + first, T(goes_on(f, b, t)), h, h,
-                             f.y.at + token * f.y.token_stride + first, n);
+    value_token(f.written, f.gate + token * D + first, f.v.at + token * f.v.token_stride + first, T(goes_on(f, b, t)), h,
+                f.y.at + token * f.y.token_stride + first, n);
   }
   if (f.memory_out) std::copy_n(h, n, f.memory_out + b * D + first);
 }
 
-template <bool kWritten, class T> TTR_SIMD_INLINE void value_backward(const ScanBackward<T>& g, T* slab, int64_t b, int64_t first, int64_t n) {
+template <class T> void value_backward(const ScanBackward<T>& g, T* slab, int64_t b, int64_t first, int64_t n) {
   const ScanSizes& s = g.size;
   const int64_t D = s.heads * s.value_dim;
   const ChannelSlab<T> m(slab, n, true);
-  T* __restrict const adjoint = m.adjoint;
-  if (g.d_memory_out) std::copy_n(g.d_memory_out + b * D + first, n, adjoint);
-  else std::fill_n(adjoint, n, T(0));
+  if (g.d_memory_out) std::copy_n(g.d_memory_out + b * D + first, n, m.adjoint);
+  else std::fill_n(m.adjoint, n, T(0));
   for (int64_t chunk = s.chunks() - 1; chunk >= 0; --chunk) {
     const int64_t t0 = chunk * C, c = std::min(C, s.tokens - t0);
     std::copy_n(g.saved + (b * s.chunks() + chunk) * D + first, n, m.states);
     for (int64_t r = 0; r < c; ++r) {   // the forward again, keeping what it made
       const int64_t token = b * s.tokens + t0 + r;
-      const T* __restrict gate = g.gate + token * D + first;
-      const T* __restrict v = g.v.at + token * g.v.token_stride + first;
-      const T* __restrict h = m.states + r * n;
-      T* __restrict next = m.states + (r + 1) * n;
-      T* __restrict a = m.a + r * n;
-      T* __restrict less_one = m.less_one + r * n;
-      const T keep = T(goes_on(g, b, t0 + r));
-      for (int64_t i = 0; i < n; ++i) {
-        const ExpPair<T> e = fast_exp_pair(gate[i]);
-        a[i] = e.whole;
-        less_one[i] = e.less_one;
-        next[i] = keep * e.whole * h[i] + (kWritten ? -e.less_one * v[i] : v[i]);
-      }
+      value_again(g.written, g.gate + token * D + first, g.v.at + token * g.v.token_stride + first, T(goes_on(g, b, t0 + r)), m.states + r * n,
+                  m.states + (r + 1) * n, m.a + r * n, m.less_one + r * n, n);
     }
     for (int64_t r = c - 1; r >= 0; --r) {
       const int64_t token = b * s.tokens + t0 + r;
-      const T* __restrict v = g.v.at + token * g.v.token_stride + first;
-      const T* __restrict dy = g.dy.at + token * g.dy.token_stride + first;
-      const T* __restrict h = m.states + r * n;
-      const T* __restrict a = m.a + r * n;
-      const T* __restrict less_one = m.less_one + r * n;
-      const T keep = T(goes_on(g, b, t0 + r));
-      for (int64_t i = 0; i < n; ++i) adjoint[i] += dy[i];                                            // y = h
-      if (g.dv.at) {
-        T* __restrict dv = g.dv.at + token * g.dv.token_stride + first;
-        for (int64_t i = 0; i < n; ++i) dv[i] = kWritten ? -less_one[i] * adjoint[i] : adjoint[i];    // h = a h + (1 - a) v
-      }
-      if (g.d_gate) {
-        T* __restrict d_gate = g.d_gate + token * D + first;
-        for (int64_t i = 0; i < n; ++i) d_gate[i] = adjoint[i] * a[i] * (keep * h[i] - (kWritten ? v[i] : T(0)));   // a = exp g
-      }
-      for (int64_t i = 0; i < n; ++i) adjoint[i] *= keep * a[i];                                      // h = a h + (1 - a) v
+      value_return(g.written, g.v.at + token * g.v.token_stride + first, g.dy.at + token * g.dy.token_stride + first, T(goes_on(g, b, t0 + r)),
+                   m.states + r * n, m.a + r * n, m.less_one + r * n, m.adjoint, g.dv.at ? g.dv.at + token * g.dv.token_stride + first : m.nobody,
+                   g.d_gate ? g.d_gate + token * D + first : m.nobody + n, n);
     }
   }
-  if (g.d_memory_in) std::copy_n(adjoint, n, g.d_memory_in + b * D + first);
+  if (g.d_memory_in) std::copy_n(m.adjoint, n, g.d_memory_in + b * D + first);
 }
 
-// rotation: heads [first, first + heads), n = V / 2 numbers each, laid out (real, imaginary) as in the memory, so that rows are copied whole.
-template <class A, class T> TTR_SIMD_INLINE void turns(const A& f, int64_t first, int64_t heads, T* real, T* imaginary) {
+// rotation: `heads` heads from the first, V / 2 numbers each, laid out (real, imaginary) as in the memory, so that rows are copied whole.
+template <class A, class T> void turns(const A& f, int64_t first, int64_t heads, T* real, T* imaginary) {
   const int64_t n = f.size.value_dim / 2;
   for (int64_t i = 0; i < heads * n; ++i) {
     const T size = std::exp(f.gate[first * n + i]), phase = f.rate[first * n + i];
@@ -144,38 +200,27 @@ template <class A, class T> TTR_SIMD_INLINE void turns(const A& f, int64_t first
   }
 }
 
-template <class T> TTR_SIMD_INLINE void rotation_forward(const ScanForward<T>& f, T* slab, int64_t b, int64_t first, int64_t heads) {
+template <class T> void rotation_forward(const ScanForward<T>& f, T* slab, int64_t b, int64_t first, int64_t heads) {
   const ScanSizes& s = f.size;
   const int64_t V = s.value_dim, n = V / 2, D = s.heads * V, at = first * V, width = heads * V;
   const ChannelSlab<T> m(slab, width, false);
   turns(f, first, heads, m.a, m.less_one);
-  T* const h = m.state;
+  T *h = m.state, *next = m.state + width;
   if (f.memory_in) std::copy_n(f.memory_in + b * D + at, width, h);
   else std::fill_n(h, width, T(0));
   for (int64_t t = 0; t < s.tokens; ++t) {
     const int64_t token = b * s.tokens + t;
     if (f.saved && t % C == 0) std::copy_n(h, width, f.saved + (b * s.chunks() + t / C) * D + at);
     const T keep = T(goes_on(f, b, t));
-    for (int64_t j = 0; j < heads; ++j) {
-      const T* __restrict v = f.v.at + token * f.v.token_stride + at + j * V;
-      T* __restrict y = f.y.at + token * f.y.token_stride + at + j * V;
-      T* __restrict hr = h + j * V;
-      T* __restrict hi = h + j * V + n;
-      const T* __restrict ar = m.a + j * n;
-      const T* __restrict ai = m.less_one + j * n;
-      for (int64_t i = 0; i < n; ++i) {
-        const T re = keep * (ar[i] * hr[i] - ai[i] * hi[i]) + v[i], im = keep * (ai[i] * hr[i] + ar[i] * hi[i]) + v[n + i];
-        hr[i] = re;
-        hi[i] = im;
-        y[i] = re;
-        y[n + i] = im;
-      }
-    }
+    for (int64_t j = 0; j < heads; ++j)
+      rotate(m.a + j * n, m.less_one + j * n, keep, h + j * V, f.v.at + token * f.v.token_stride + at + j * V, next + j * V, n);
+    std::copy_n(next, width, f.y.at + token * f.y.token_stride + at);
+    std::swap(h, next);
   }
   if (f.memory_out) std::copy_n(h, width, f.memory_out + b * D + at);
 }
 
-template <class T> TTR_SIMD_INLINE void rotation_backward(const ScanBackward<T>& g, T* slab, int64_t b, int64_t first, int64_t heads) {
+template <class T> void rotation_backward(const ScanBackward<T>& g, T* slab, int64_t b, int64_t first, int64_t heads) {
   const ScanSizes& s = g.size;
   const int64_t V = s.value_dim, n = V / 2, D = s.heads * V, at = first * V, width = heads * V;
   const ChannelSlab<T> m(slab, width, true);
@@ -191,40 +236,16 @@ template <class T> TTR_SIMD_INLINE void rotation_backward(const ScanBackward<T>&
     std::copy_n(g.saved + (b * s.chunks() + chunk) * D + at, width, m.states);
     for (int64_t r = 0; r + 1 < c; ++r) {   // the forward again; its last state is nobody's predecessor here
       const int64_t token = b * s.tokens + t0 + r;
-      const T keep = T(goes_on(g, b, t0 + r));
-      for (int64_t j = 0; j < heads; ++j) {
-        const T* __restrict v = g.v.at + token * g.v.token_stride + at + j * V;
-        const T* __restrict hr = m.states + r * width + j * V;
-        T* __restrict next = m.states + (r + 1) * width + j * V;
-        const T* __restrict ar = m.a + j * n;
-        const T* __restrict ai = m.less_one + j * n;
-        for (int64_t i = 0; i < n; ++i) {
-          next[i] = keep * (ar[i] * hr[i] - ai[i] * hr[n + i]) + v[i];
-          next[n + i] = keep * (ai[i] * hr[i] + ar[i] * hr[n + i]) + v[n + i];
-        }
-      }
+      for (int64_t j = 0; j < heads; ++j)
+        rotate(m.a + j * n, m.less_one + j * n, T(goes_on(g, b, t0 + r)), m.states + r * width + j * V,
+               g.v.at + token * g.v.token_stride + at + j * V, m.states + (r + 1) * width + j * V, n);
     }
     for (int64_t r = c - 1; r >= 0; --r) {
       const int64_t token = b * s.tokens + t0 + r;
-      const T keep = T(goes_on(g, b, t0 + r));
-      for (int64_t j = 0; j < heads; ++j) {
-        const T* __restrict dy = g.dy.at + token * g.dy.token_stride + at + j * V;
-        const T* __restrict h = m.states + r * width + j * V;
-        T* __restrict d = m.adjoint + j * V;
-        T* __restrict dr = d_real + j * n;
-        T* __restrict di = d_imaginary + j * n;
-        const T* __restrict ar = m.a + j * n;
-        const T* __restrict ai = m.less_one + j * n;
-        for (int64_t i = 0; i < V; ++i) d[i] += dy[i];                                                // y = h
-        if (g.dv.at) std::copy_n(d, V, g.dv.at + token * g.dv.token_stride + at + j * V);             // h = a h + v
-        for (int64_t i = 0; i < n; ++i) {
-          const T re = d[i], im = d[n + i];
-          dr[i] += keep * (re * h[i] + im * h[n + i]);                                                // h = a h + v, for Re a
-          di[i] += keep * (im * h[i] - re * h[n + i]);                                                // h = a h + v, for Im a
-          d[i] = keep * (ar[i] * re + ai[i] * im);                                                    // h = a h + v, for h
-          d[n + i] = keep * (ar[i] * im - ai[i] * re);                                                // h = a h + v, for h
-        }
-      }
+      for (int64_t j = 0; j < heads; ++j)
+        rotate_back(m.a + j * n, m.less_one + j * n, T(goes_on(g, b, t0 + r)), m.states + r * width + j * V,
+                    g.dy.at + token * g.dy.token_stride + at + j * V, m.adjoint + j * V, d_real + j * n, d_imaginary + j * n,
+                    g.dv.at ? g.dv.at + token * g.dv.token_stride + at + j * V : m.nobody, n);
     }
   }
   const int64_t half = (b * s.heads + first) * n;
@@ -236,10 +257,10 @@ template <class T> TTR_SIMD_INLINE void rotation_backward(const ScanBackward<T>&
 }
 
 // -- with keys: tiles --------------------------------------------------------------------------------------------------------------------------
-template <class T> TTR_SIMD_INLINE const T* row(const Rows<const T>& x, const ScanSizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
+template <class T> const T* row(const Rows<const T>& x, const ScanSizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
   return x.at + (b * n.tokens + t) * x.token_stride + head * dim;
 }
-template <class T> TTR_SIMD_INLINE T* row(const Rows<T>& x, const ScanSizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
+template <class T> T* row(const Rows<T>& x, const ScanSizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
   return x.at + (b * n.tokens + t) * x.token_stride + head * dim;
 }
 
@@ -279,31 +300,31 @@ template <class T> struct HeadSlab {
 };
 
 // [V, K] into tiles of lanes, and back.
-template <class T> TTR_SIMD_INLINE void into_tiles(const T* from, T* __restrict to, const Cut& c) {
+template <class T> void into_tiles(const T* from, T* __restrict to, const Cut& c) {
   constexpr int64_t L = kLanes<T>;
   std::fill_n(to, c.keys * c.values, T(0));
   if (!from) return;
   for (int64_t v = 0; v < c.V; ++v)
     for (int64_t j = 0; j < c.K; ++j) to[(v / L * c.keys + j) * L + v % L] = from[v * c.K + j];
 }
-template <class T> TTR_SIMD_INLINE void out_of_tiles(const T* __restrict from, T* __restrict to, const Cut& c) {
+template <class T> void out_of_tiles(const T* __restrict from, T* __restrict to, const Cut& c) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t v = 0; v < c.V; ++v)
     for (int64_t j = 0; j < c.K; ++j) to[v * c.K + j] = from[(v / L * c.keys + j) * L + v % L];
 }
 // Rows [c, n] a stride apart into [c, width], the rest zero.
-template <class T> TTR_SIMD_INLINE void into_rows(const T* from, int64_t stride, T* to, int64_t rows, int64_t n, int64_t width, T by) {
+template <class T> void into_rows(const T* from, int64_t stride, T* to, int64_t rows, int64_t n, int64_t width, T by) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < n; ++i) to[r * width + i] = by * from[r * stride + i];
     for (int64_t i = n; i < width; ++i) to[r * width + i] = 0;
   }
 }
 // Rows [rows, V] a stride apart into [values / L, C, L].
-template <class T> TTR_SIMD_INLINE void into_lanes(const T* from, int64_t stride, T* to, int64_t rows, const Cut& c, T by) {
+template <class T> void into_lanes(const T* from, int64_t stride, T* to, int64_t rows, const Cut& c, T by) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t first = 0; first < c.values; first += L) into_rows<T>(from + first, stride, to + first * C, rows, std::min(L, c.V - first), L, by);
 }
-template <class T> TTR_SIMD_INLINE void out_of_lanes(const T* from, T* to, int64_t stride, int64_t rows, const Cut& c, bool add) {
+template <class T> void out_of_lanes(const T* from, T* to, int64_t stride, int64_t rows, const Cut& c, bool add) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t first = 0; first < c.values; first += L)
     for (int64_t r = 0; r < rows; ++r) {
@@ -317,7 +338,7 @@ template <class T> TTR_SIMD_INLINE void out_of_lanes(const T* from, T* to, int64
 
 // Everything of a head that does not depend on the tile: keys, queries, values, steps, writes of tokens [t0, t0 + rows).
 template <class A, class T>
-TTR_SIMD_INLINE void load_chunk(const A& f, const HeadSlab<T>& m, const Cut& c, int64_t b, int64_t h, int64_t t0, int64_t rows, T query_scale) {
+void load_chunk(const A& f, const HeadSlab<T>& m, const Cut& c, int64_t b, int64_t h, int64_t t0, int64_t rows, T query_scale) {
   const ScanSizes& n = f.size;
   constexpr int64_t L = kLanes<T>;
   into_rows<T>(row(f.k, n, b, t0, h / (n.heads / n.key_heads), c.K), f.k.token_stride, m.k, rows, c.K, c.keys, T(1));
@@ -349,46 +370,6 @@ TTR_SIMD_INLINE void load_chunk(const A& f, const HeadSlab<T>& m, const Cut& c, 
     T* __restrict x = m.x + first * C;
     for (int64_t i = 0; i < rows * L; ++i) x[i] = plain ? value[i] : step[i] * value[i];
   }
-}
-
-// m.decay <- a_t of the tile (values from first, keys from j0), for every token of the chunk.
-template <ScanKind kKind, class A, class T>
-TTR_SIMD_INLINE void decays(const A& f, const HeadSlab<T>& m, const Cut& c, int64_t b, int64_t h, int64_t t0, int64_t rows, int64_t first, int64_t j0) {
-  constexpr int64_t L = kLanes<T>;
-  const ScanSizes& n = f.size;
-  if constexpr (kKind == ScanKind::entry) {
-    const int64_t lanes = std::min(L, c.V - first), keys = std::min(kTile, c.K - j0);
-    for (int64_t r = 0; r < rows; ++r) {
-      T* __restrict a = m.decay + r * kTile * L;
-      const T* __restrict gate = f.gate + (((b * n.tokens + t0 + r) * n.heads + h) * c.V + first) * c.K + j0;
-      if (lanes < L || keys < kTile) std::fill_n(a, kTile * L, T(0));
-      for (int64_t l = 0; l < lanes; ++l)
-        for (int64_t j = 0; j < keys; ++j) a[j * L + l] = gate[l * c.K + j];
-      for (int64_t i = 0; i < kTile * L; ++i) a[i] = fast_exp(a[i]);
-    }
-  }
-  if constexpr (kKind == ScanKind::product) {
-    const T* __restrict rate = m.rate + (first / L * c.keys + j0) * L;
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* __restrict step = m.step + first * C + r * L;
-      T* __restrict a = m.decay + r * kTile * L;
-      for (int64_t j = 0; j < kTile; ++j)
-        for (int64_t l = 0; l < L; ++l) a[j * L + l] = fast_exp(-step[l] * rate[j * L + l]);
-    }
-  }
-  if constexpr (kKind == ScanKind::proximal) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* __restrict step = m.step + first * C + r * L;
-      T* __restrict a = m.decay + r * kTile * L;
-      for (int64_t j = 0; j < kTile; ++j) {
-        const T key = m.k[r * c.keys + j0 + j], square = key * key;
-        for (int64_t l = 0; l < L; ++l) a[j * L + l] = T(1) - step[l] * square;
-      }
-    }
-  }
-  if (f.segments)
-    for (int64_t r = 0; r < rows; ++r)
-      if (!goes_on(f, b, t0 + r)) std::fill_n(m.decay + r * kTile * L, kTile * L, T(0));
 }
 
 // A chunk passes a tile: memory [kTile, L] <- a memory + x k, y += memory q. k and q are `keys` a token apart.
@@ -463,14 +444,139 @@ TTR_SIMD_INLINE void return_tile(T* adjoint, const T* __restrict states, T* __re
     for (int64_t l = 0; l < L; ++l) adjoint[j * L + l] = d[j][l];
 }
 
-template <ScanKind kKind, class T> TTR_SIMD_INLINE void forward_head(const ScanForward<T>& f, T* slab, int64_t b, int64_t h) {
+// a [rows, kTile, L] in place: exp. Or from the steps [rows, L] of the lanes: exp(-step rate), 1 - step k^2.
+template <class T> TTR_SIMD_INLINE void exponentials(T* __restrict a, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) a[i] = fast_exp(a[i]);
+}
+template <class T> TTR_SIMD_INLINE void product_decays(T* __restrict a, const T* __restrict step, const T* __restrict rate, int64_t rows) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < kTile; ++j)
+      for (int64_t l = 0; l < L; ++l) a[(r * kTile + j) * L + l] = fast_exp(-step[r * L + l] * rate[j * L + l]);
+}
+template <class T> TTR_SIMD_INLINE void proximal_decays(T* __restrict a, const T* __restrict step, const T* __restrict k, int64_t keys, int64_t rows) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < kTile; ++j) {
+      const T square = k[r * keys + j] * k[r * keys + j];
+      for (int64_t l = 0; l < L; ++l) a[(r * kTile + j) * L + l] = T(1) - step[r * L + l] * square;
+    }
+}
+// From da [rows, kTile, L] (product: of log a) to what a was made of.
+template <class T>
+TTR_SIMD_INLINE void product_chain(const T* __restrict da, const T* __restrict step, const T* __restrict rate, T* __restrict d_step, T* __restrict d_rate,
+                                   int64_t rows) {
+  constexpr int64_t L = kLanes<T>;
+  T sum[kTile][L] = {};
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < kTile; ++j)
+      for (int64_t l = 0; l < L; ++l) {
+        const T d = da[(r * kTile + j) * L + l];
+        d_step[r * L + l] -= d * rate[j * L + l];                                                     // a = exp(-delta rate)
+        sum[j][l] += d * step[r * L + l];                                                             // a = exp(-delta rate)
+      }
+  for (int64_t j = 0; j < kTile; ++j)
+    for (int64_t l = 0; l < L; ++l) d_rate[j * L + l] -= sum[j][l];
+}
+template <class T>
+TTR_SIMD_INLINE void proximal_chain(const T* __restrict da, const T* __restrict step, const T* __restrict k, int64_t keys, T* __restrict d_step,
+                                    T* __restrict dk, int64_t rows) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < kTile; ++j) {
+      const T key = k[r * keys + j], square = key * key;
+      for (int64_t l = 0; l < L; ++l) {
+        const T d = da[(r * kTile + j) * L + l];
+        d_step[r * L + l] -= d * square;                                                              // a = 1 - s k^2
+        dk[(r * kTile + j) * L + l] -= T(2) * key * step[r * L + l] * d;                              // a = 1 - s k^2
+      }
+    }
+}
+// to [rows] a stride apart, kTile of each <- from [rows, kTile, L] summed over lanes. Leaves from changed.
+template <class T> TTR_SIMD_INLINE void sum_lanes(T* __restrict from, T* __restrict to, int64_t keys, int64_t rows) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < kTile; ++j) {
+      T* const x = from + (r * kTile + j) * L;
+      for (int64_t width = L / 2; width > 0; width /= 2)
+        for (int64_t l = 0; l < width; ++l) x[l] += x[l + width];
+      to[r * keys + j] = x[0];
+    }
+}
+
+// All of them for one element type: f32 in clones, f64 plainly.
+TTR_SIMD_CLONES void pass(float* memory, const float* a, const float* x, const float* k, const float* q, int64_t keys, int64_t rows, float* y) {
+  pass_tile(memory, a, x, k, q, keys, rows, y);
+}
+void pass(double* memory, const double* a, const double* x, const double* k, const double* q, int64_t keys, int64_t rows, double* y) {
+  pass_tile(memory, a, x, k, q, keys, rows, y);
+}
+TTR_SIMD_CLONES void recompute(float* states, const float* a, const float* x, const float* k, int64_t keys, int64_t rows) {
+  recompute_tile(states, a, x, k, keys, rows);
+}
+void recompute(double* states, const double* a, const double* x, const double* k, int64_t keys, int64_t rows) {
+  recompute_tile(states, a, x, k, keys, rows);
+}
+TTR_SIMD_CLONES void walk_back(bool log, float* adjoint, const float* states, float* a, const float* x, const float* g, const float* k, const float* q,
+                               int64_t keys, int64_t rows, float* dx, float* dk, float* dq) {
+  log ? return_tile<true>(adjoint, states, a, x, g, k, q, keys, rows, dx, dk, dq) : return_tile<false>(adjoint, states, a, x, g, k, q, keys, rows, dx, dk, dq);
+}
+void walk_back(bool log, double* adjoint, const double* states, double* a, const double* x, const double* g, const double* k, const double* q,
+               int64_t keys, int64_t rows, double* dx, double* dk, double* dq) {
+  log ? return_tile<true>(adjoint, states, a, x, g, k, q, keys, rows, dx, dk, dq) : return_tile<false>(adjoint, states, a, x, g, k, q, keys, rows, dx, dk, dq);
+}
+TTR_SIMD_CLONES void exponentiate(float* a, int64_t count) { exponentials(a, count); }
+void exponentiate(double* a, int64_t count) { exponentials(a, count); }
+TTR_SIMD_CLONES void fill_product(float* a, const float* step, const float* rate, int64_t rows) { product_decays(a, step, rate, rows); }
+void fill_product(double* a, const double* step, const double* rate, int64_t rows) { product_decays(a, step, rate, rows); }
+TTR_SIMD_CLONES void fill_proximal(float* a, const float* step, const float* k, int64_t keys, int64_t rows) { proximal_decays(a, step, k, keys, rows); }
+void fill_proximal(double* a, const double* step, const double* k, int64_t keys, int64_t rows) { proximal_decays(a, step, k, keys, rows); }
+TTR_SIMD_CLONES void chain_product(const float* da, const float* step, const float* rate, float* d_step, float* d_rate, int64_t rows) {
+  product_chain(da, step, rate, d_step, d_rate, rows);
+}
+void chain_product(const double* da, const double* step, const double* rate, double* d_step, double* d_rate, int64_t rows) {
+  product_chain(da, step, rate, d_step, d_rate, rows);
+}
+TTR_SIMD_CLONES void chain_proximal(const float* da, const float* step, const float* k, int64_t keys, float* d_step, float* dk, int64_t rows) {
+  proximal_chain(da, step, k, keys, d_step, dk, rows);
+}
+void chain_proximal(const double* da, const double* step, const double* k, int64_t keys, double* d_step, double* dk, int64_t rows) {
+  proximal_chain(da, step, k, keys, d_step, dk, rows);
+}
+TTR_SIMD_CLONES void over_lanes(float* from, float* to, int64_t keys, int64_t rows) { sum_lanes(from, to, keys, rows); }
+void over_lanes(double* from, double* to, int64_t keys, int64_t rows) { sum_lanes(from, to, keys, rows); }
+
+// m.decay <- a_t of the tile (values from first, keys from j0), for every token of the chunk.
+template <class A, class T>
+void decays(const A& f, const HeadSlab<T>& m, const Cut& c, int64_t b, int64_t h, int64_t t0, int64_t rows, int64_t first, int64_t j0) {
+  constexpr int64_t L = kLanes<T>;
+  const ScanSizes& n = f.size;
+  if (f.kind == ScanKind::product) fill_product(m.decay, m.step + first * C, m.rate + (first / L * c.keys + j0) * L, rows);
+  if (f.kind == ScanKind::proximal) fill_proximal(m.decay, m.step + first * C, m.k + j0, c.keys, rows);
+  if (f.kind == ScanKind::entry) {
+    const int64_t lanes = std::min(L, c.V - first), keys = std::min(kTile, c.K - j0);
+    if (lanes < L || keys < kTile) std::fill_n(m.decay, rows * kTile * L, T(0));
+    for (int64_t r = 0; r < rows; ++r) {
+      T* __restrict a = m.decay + r * kTile * L;
+      const T* __restrict gate = f.gate + (((b * n.tokens + t0 + r) * n.heads + h) * c.V + first) * c.K + j0;
+      for (int64_t l = 0; l < lanes; ++l)
+        for (int64_t j = 0; j < keys; ++j) a[j * L + l] = gate[l * c.K + j];
+    }
+    exponentiate(m.decay, rows * kTile * L);
+  }
+  if (f.segments)
+    for (int64_t r = 0; r < rows; ++r)
+      if (!goes_on(f, b, t0 + r)) std::fill_n(m.decay + r * kTile * L, kTile * L, T(0));
+}
+
+template <class T> void forward_head(const ScanForward<T>& f, T* slab, int64_t b, int64_t h) {
   constexpr int64_t L = kLanes<T>;
   const ScanSizes& n = f.size;
   const Cut c = Cut::of<T>(n);
   const HeadSlab<T> m(slab, n, false);
   const int64_t size = c.V * c.K, head = b * n.heads + h;
   into_tiles<T>(f.memory_in ? f.memory_in + head * size : nullptr, m.memory, c);
-  if (kKind == ScanKind::product) into_tiles<T>(f.rate + h * size, m.rate, c);
+  if (f.kind == ScanKind::product) into_tiles<T>(f.rate + h * size, m.rate, c);
   for (int64_t chunk = 0; chunk < n.chunks(); ++chunk) {
     const int64_t t0 = chunk * C, rows = std::min(C, n.tokens - t0);
     if (f.saved) out_of_tiles<T>(m.memory, f.saved + ((b * n.chunks() + chunk) * n.heads + h) * size, c);
@@ -478,22 +584,27 @@ template <ScanKind kKind, class T> TTR_SIMD_INLINE void forward_head(const ScanF
     std::fill_n(m.y, C * c.values, T(0));
     for (int64_t first = 0; first < c.values; first += L)
       for (int64_t j0 = 0; j0 < c.keys; j0 += kTile) {
-        decays<kKind, ScanForward<T>, T>(f, m, c, b, h, t0, rows, first, j0);
-        pass_tile<T>(m.memory + (first / L * c.keys + j0) * L, m.decay, m.x + first * C, m.k + j0, m.q + j0, c.keys, rows, m.y + first * C);
+        decays(f, m, c, b, h, t0, rows, first, j0);
+        pass(m.memory + (first / L * c.keys + j0) * L, m.decay, m.x + first * C, m.k + j0, m.q + j0, c.keys, rows, m.y + first * C);
       }
     out_of_lanes<T>(m.y, row(f.y, n, b, t0, h, c.V), f.y.token_stride, rows, c, false);
   }
   if (f.memory_out) out_of_tiles<T>(m.memory, f.memory_out + head * size, c);
 }
 
-// m.decay holds dM M_{t-1} of the tile: for exp kinds already times a. Adds to what a was made of, or writes it.
-template <ScanKind kKind, class T>
-TTR_SIMD_INLINE void chain(const ScanBackward<T>& f, const HeadSlab<T>& m, const Cut& c, int64_t b, int64_t h, int64_t t0, int64_t rows, int64_t first,
-                           int64_t j0) {
+// m.decay holds the adjoint of a of the tile (product, entry: of log a). Adds to what a was made of, or writes it.
+template <class T>
+void chain(const ScanBackward<T>& f, const HeadSlab<T>& m, const Cut& c, int64_t b, int64_t h, int64_t t0, int64_t rows, int64_t first, int64_t j0) {
   constexpr int64_t L = kLanes<T>;
   const ScanSizes& n = f.size;
-  if constexpr (kKind == ScanKind::entry) {
-    if (!f.d_gate) return;
+  const int64_t tile = (first / L * c.keys + j0) * L;
+  if (f.kind == ScanKind::product) chain_product(m.decay, m.step + first * C, m.rate + tile, m.d_step + first * C, m.d_rate + tile, rows);
+  if (f.kind == ScanKind::proximal) {
+    for (int64_t r = 0; f.segments && r < rows; ++r)   // a = 0, whatever the key
+      if (!goes_on(f, b, t0 + r)) std::fill_n(m.decay + r * kTile * L, kTile * L, T(0));
+    chain_proximal(m.decay, m.step + first * C, m.k + j0, c.keys, m.d_step + first * C, m.dk_lanes, rows);
+  }
+  if (f.kind == ScanKind::entry && f.d_gate) {
     const int64_t lanes = std::min(L, c.V - first), keys = std::min(kTile, c.K - j0);
     for (int64_t r = 0; r < rows; ++r) {
       T* __restrict d = f.d_gate + (((b * n.tokens + t0 + r) * n.heads + h) * c.V + first) * c.K + j0;
@@ -502,48 +613,18 @@ TTR_SIMD_INLINE void chain(const ScanBackward<T>& f, const HeadSlab<T>& m, const
         for (int64_t j = 0; j < keys; ++j) d[l * c.K + j] = da[j * L + l];                            // a = exp g
     }
   }
-  if constexpr (kKind == ScanKind::product) {
-    const T* __restrict rate = m.rate + (first / L * c.keys + j0) * L;
-    T* __restrict d_rate = m.d_rate + (first / L * c.keys + j0) * L;
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* __restrict da = m.decay + r * kTile * L;
-      const T* __restrict step = m.step + first * C + r * L;
-      T* __restrict d_step = m.d_step + first * C + r * L;
-      for (int64_t j = 0; j < kTile; ++j)
-        for (int64_t l = 0; l < L; ++l) {
-          d_step[l] -= da[j * L + l] * rate[j * L + l];                                               // a = exp(-delta rate)
-          d_rate[j * L + l] -= da[j * L + l] * step[l];                                               // a = exp(-delta rate)
-        }
-    }
-  }
-  if constexpr (kKind == ScanKind::proximal) {
-    for (int64_t r = 0; r < rows; ++r) {
-      if (!goes_on(f, b, t0 + r)) continue;   // a = 0, whatever the key
-      const T* __restrict da = m.decay + r * kTile * L;
-      const T* __restrict step = m.step + first * C + r * L;
-      T* __restrict d_step = m.d_step + first * C + r * L;
-      T* __restrict dk = m.dk_lanes + r * kTile * L;
-      for (int64_t j = 0; j < kTile; ++j) {
-        const T key = m.k[r * c.keys + j0 + j], square = key * key;
-        for (int64_t l = 0; l < L; ++l) {
-          d_step[l] -= da[j * L + l] * square;                                                        // a = 1 - s k^2
-          dk[j * L + l] -= T(2) * key * step[l] * da[j * L + l];                                      // a = 1 - s k^2
-        }
-      }
-    }
-  }
 }
 
 // first_key, first_value: no head before this one wrote into the shared rows of dk, dv.
-template <ScanKind kKind, class T>
-TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
+template <class T>
+void backward_head(const ScanBackward<T>& f, T* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   constexpr int64_t L = kLanes<T>;
   const ScanSizes& n = f.size;
   const Cut c = Cut::of<T>(n);
   const HeadSlab<T> m(slab, n, true);
   const int64_t size = c.V * c.K, head = b * n.heads + h;
   into_tiles<T>(f.d_memory_out ? f.d_memory_out + head * size : nullptr, m.memory, c);   // here the memory's adjoint
-  if (kKind == ScanKind::product) into_tiles<T>(f.rate + h * size, m.rate, c);
+  if (f.kind == ScanKind::product) into_tiles<T>(f.rate + h * size, m.rate, c);
   std::fill_n(m.d_rate, c.keys * c.values, T(0));
   for (int64_t chunk = n.chunks() - 1; chunk >= 0; --chunk) {
     const int64_t t0 = chunk * C, rows = std::min(C, n.tokens - t0);
@@ -556,24 +637,19 @@ TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b,
       std::fill_n(m.dk_lanes, C * kTile * L, T(0));
       std::fill_n(m.dq_lanes, C * kTile * L, T(0));
       for (int64_t first = 0; first < c.values; first += L) {
-        decays<kKind, ScanBackward<T>, T>(f, m, c, b, h, t0, rows, first, j0);
+        decays(f, m, c, b, h, t0, rows, first, j0);
         {
           T* __restrict enters = m.states;
           for (int64_t j = 0; j < kTile; ++j)
             for (int64_t l = 0; l < L; ++l) enters[j * L + l] = j0 + j < c.K && first + l < c.V ? saved[(first + l) * c.K + j0 + j] : T(0);
         }
-        recompute_tile<T>(m.states, m.decay, m.x + first * C, m.k + j0, c.keys, rows);
-        return_tile<kKind != ScanKind::proximal, T>(m.memory + (first / L * c.keys + j0) * L, m.states, m.decay, m.x + first * C, m.g + first * C, m.k + j0,
-                                                    m.q + j0, c.keys, rows, m.dx + first * C, m.dk_lanes, m.dq_lanes);
-        chain<kKind, T>(f, m, c, b, h, t0, rows, first, j0);
+        recompute(m.states, m.decay, m.x + first * C, m.k + j0, c.keys, rows);
+        walk_back(f.kind != ScanKind::proximal, m.memory + (first / L * c.keys + j0) * L, m.states, m.decay, m.x + first * C, m.g + first * C, m.k + j0,
+                  m.q + j0, c.keys, rows, m.dx + first * C, m.dk_lanes, m.dq_lanes);
+        chain(f, m, c, b, h, t0, rows, first, j0);
       }
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t j = 0; j < kTile; ++j) {
-          T dk = 0, dq = 0;
-          for (int64_t l = 0; l < L; ++l) dk += m.dk_lanes[(r * kTile + j) * L + l], dq += m.dq_lanes[(r * kTile + j) * L + l];
-          m.dk[r * c.keys + j0 + j] = dk;
-          m.dq[r * c.keys + j0 + j] = dq;
-        }
+      over_lanes(m.dk_lanes, m.dk + j0, c.keys, rows);
+      over_lanes(m.dq_lanes, m.dq + j0, c.keys, rows);
     }
 
     // What was written: x = v, delta v or s v.
@@ -584,12 +660,12 @@ TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b,
         T* __restrict d_step = m.d_step + first * C + r * L;
         const T* __restrict value = m.value + first * C + r * L;
         const T* __restrict step = m.step + first * C + r * L;
-        if (kKind == ScanKind::entry || (kKind == ScanKind::product && !f.written)) continue;
+        if (f.kind == ScanKind::entry || (f.kind == ScanKind::product && !f.written)) continue;
         for (int64_t l = 0; l < L; ++l) {
           d_step[l] += dx[l] * value[l];                                                              // x = delta v;  x = s v
           dx[l] *= step[l];                                                                           // x = delta v;  x = s v
         }
-        if (kKind == ScanKind::proximal) {
+        if (f.kind == ScanKind::proximal) {
           T sum = 0;
           const T* __restrict shrink = m.y + first * C + r * L;
           for (int64_t l = 0; l < L; ++l) {
@@ -599,11 +675,11 @@ TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b,
           m.d_square[r] += sum;
         }
       }
-    if (kKind == ScanKind::proximal)
+    if (f.kind == ScanKind::proximal)
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t j = 0; j < c.keys; ++j) m.dk[r * c.keys + j] += T(2) * m.d_square[r] * m.k[r * c.keys + j];   // |k|^2
     if (f.dv.at) out_of_lanes<T>(m.dx, row(f.dv, n, b, t0, h / (n.heads / n.value_heads), c.V), f.dv.token_stride, rows, c, !first_value);
-    if (f.d_gate && kKind != ScanKind::entry)
+    if (f.d_gate && f.kind != ScanKind::entry)
       out_of_lanes<T>(m.d_step, f.d_gate + ((b * n.tokens + t0) * n.heads + h) * c.V, n.heads * c.V, rows, c, false);
     for (int64_t r = 0; r < rows; ++r) {
       if (f.dq.at) std::copy_n(m.dq + r * c.keys, c.K, row(f.dq, n, b, t0 + r, h, c.K));
@@ -614,7 +690,7 @@ TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b,
       else for (int64_t j = 0; j < c.K; ++j) to[j] += from[j];
     }
   }
-  if (f.d_rate && kKind == ScanKind::product) out_of_tiles<T>(m.d_rate, f.d_rate + head * size, c);
+  if (f.d_rate && f.kind == ScanKind::product) out_of_tiles<T>(m.d_rate, f.d_rate + head * size, c);
   if (f.d_memory_in) out_of_tiles<T>(m.memory, f.d_memory_in + head * size, c);
 }
 
@@ -622,32 +698,15 @@ TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b,
 bool keyed(ScanKind kind) { return kind != ScanKind::value && kind != ScanKind::rotation; }
 
 // One task: channels [at, at + count) of a sequence (rotation: heads), or a head.
-template <class T> TTR_SIMD_INLINE void forward_part(const ScanForward<T>& f, T* slab, int64_t b, int64_t at, int64_t count) {
-  switch (f.kind) {
-    case ScanKind::value: return f.written ? value_forward<true>(f, slab, b, at, count) : value_forward<false>(f, slab, b, at, count);
-    case ScanKind::rotation: return rotation_forward(f, slab, b, at, count);
-    case ScanKind::entry: return forward_head<ScanKind::entry>(f, slab, b, at);
-    case ScanKind::product: return forward_head<ScanKind::product>(f, slab, b, at);
-    case ScanKind::proximal: return forward_head<ScanKind::proximal>(f, slab, b, at);
-  }
+template <class T> void forward_part(const ScanForward<T>& f, T* slab, int64_t b, int64_t at, int64_t count) {
+  if (f.kind == ScanKind::value) value_forward(f, slab, b, at, count);
+  else if (f.kind == ScanKind::rotation) rotation_forward(f, slab, b, at, count);
+  else forward_head(f, slab, b, at);
 }
-template <class T>
-TTR_SIMD_INLINE void backward_part(const ScanBackward<T>& f, T* slab, int64_t b, int64_t at, int64_t count, bool first_key, bool first_value) {
-  switch (f.kind) {
-    case ScanKind::value: return f.written ? value_backward<true>(f, slab, b, at, count) : value_backward<false>(f, slab, b, at, count);
-    case ScanKind::rotation: return rotation_backward(f, slab, b, at, count);
-    case ScanKind::entry: return backward_head<ScanKind::entry>(f, slab, b, at, first_key, first_value);
-    case ScanKind::product: return backward_head<ScanKind::product>(f, slab, b, at, first_key, first_value);
-    case ScanKind::proximal: return backward_head<ScanKind::proximal>(f, slab, b, at, first_key, first_value);
-  }
-}
-TTR_SIMD_CLONES void forward_f32(const ScanForward<float>& f, float* slab, int64_t b, int64_t at, int64_t count) { forward_part(f, slab, b, at, count); }
-void forward_f64(const ScanForward<double>& f, double* slab, int64_t b, int64_t at, int64_t count) { forward_part(f, slab, b, at, count); }
-TTR_SIMD_CLONES void backward_f32(const ScanBackward<float>& f, float* slab, int64_t b, int64_t at, int64_t count, bool first_key, bool first_value) {
-  backward_part(f, slab, b, at, count, first_key, first_value);
-}
-void backward_f64(const ScanBackward<double>& f, double* slab, int64_t b, int64_t at, int64_t count, bool first_key, bool first_value) {
-  backward_part(f, slab, b, at, count, first_key, first_value);
+template <class T> void backward_part(const ScanBackward<T>& f, T* slab, int64_t b, int64_t at, int64_t count, bool first_key, bool first_value) {
+  if (f.kind == ScanKind::value) value_backward(f, slab, b, at, count);
+  else if (f.kind == ScanKind::rotation) rotation_backward(f, slab, b, at, count);
+  else backward_head(f, slab, b, at, first_key, first_value);
 }
 
 // Without keys a sequence is cut into parts of `unit` channels (rotation: heads). They stay whole cache lines, so the cut changes no bit.
@@ -702,39 +761,31 @@ template <class T> size_t scan_workspace(const ScanBackward<T>& f) { return work
 template <class T> Status scan_forward(const ScanForward<T>& f, Workspace work) {
   const ScanSizes& n = f.size;
   if (!sizes_hold(n, f.kind)) return Status::bad_size;
-  const auto part = [&](T* slab, int64_t b, int64_t at, int64_t count) {
-    if constexpr (sizeof(T) == 4) forward_f32(f, slab, b, at, count);
-    else forward_f64(f, slab, b, at, count);
-  };
   const int64_t tasks = tasks_of(f, false);
   if (keyed(f.kind))
-    return share<T>(tasks, slab_of<T>(f, false), work, [&](int64_t task, T* slab) { part(slab, task / n.heads, task % n.heads, 1); });
+    return share<T>(tasks, slab_of<T>(f, false), work, [&](int64_t task, T* slab) { forward_part(f, slab, task / n.heads, task % n.heads, 1); });
   const Parts parts(n, f.kind);
   return share<T>(tasks, slab_of<T>(f, false), work, [&](int64_t task, T* slab) {
     const int64_t at = task % parts.count() * parts.unit;
-    part(slab, task / parts.count(), at, std::min(parts.unit, parts.of_all - at));
+    forward_part(f, slab, task / parts.count(), at, std::min(parts.unit, parts.of_all - at));
   });
 }
 
 template <class T> Status scan_backward(const ScanBackward<T>& f, Workspace work) {
   const ScanSizes& n = f.size;
   if (!sizes_hold(n, f.kind)) return Status::bad_size;
-  const auto part = [&](T* slab, int64_t b, int64_t at, int64_t count, bool first_key, bool first_value) {
-    if constexpr (sizeof(T) == 4) backward_f32(f, slab, b, at, count, first_key, first_value);
-    else backward_f64(f, slab, b, at, count, first_key, first_value);
-  };
   const int64_t tasks = tasks_of(f, true);
   if (keyed(f.kind)) {   // heads that share a row of keys or of values are one task, so that dk and dv are sums in a fixed order
     const int64_t groups = std::gcd(n.key_heads, n.value_heads), together = n.heads / groups;
     return share<T>(tasks, slab_of<T>(f, true), work, [&](int64_t task, T* slab) {
       for (int64_t h = task % groups * together; h < (task % groups + 1) * together; ++h)
-        part(slab, task / groups, h, 1, h % (n.heads / n.key_heads) == 0, h % (n.heads / n.value_heads) == 0);
+        backward_part(f, slab, task / groups, h, 1, h % (n.heads / n.key_heads) == 0, h % (n.heads / n.value_heads) == 0);
     });
   }
   const Parts parts(n, f.kind);
   return share<T>(tasks, slab_of<T>(f, true), work, [&](int64_t task, T* slab) {
     const int64_t at = task % parts.count() * parts.unit;
-    part(slab, task / parts.count(), at, std::min(parts.unit, parts.of_all - at), true, true);
+    backward_part(f, slab, task / parts.count(), at, std::min(parts.unit, parts.of_all - at), true, true);
   });
 }
 
