@@ -18,13 +18,14 @@ struct RunConfig {
   int64_t schedule_steps = 0;                            // of cosine and wsd
   double clip = 1, weight_decay = 0.1, beta2 = 0.99;
   int64_t seed = 1, eval_every = 0, log_every = 10;      // eval_every 0: four times in the run
+  int64_t profile = 0;                                   // steps to time by operation; 0: none
   std::string device = "cpu", dtype = "f32", route;
 
   void each(auto&& f) {
     f("recipe", recipe), f("ingredients", ingredients), f("data", data), f("out", out), f("steps", steps), f("batch", batch), f("context", context);
     f("dim", dim), f("blocks", blocks), f("heads", heads), f("lr", lr), f("warmup", warmup), f("schedule", schedule), f("schedule_steps", schedule_steps);
     f("clip", clip), f("weight_decay", weight_decay), f("beta2", beta2), f("seed", seed), f("eval_every", eval_every), f("log_every", log_every);
-    f("device", device), f("dtype", dtype), f("route", route);
+    f("device", device), f("dtype", dtype), f("route", route), f("profile", profile);
   }
 };
 

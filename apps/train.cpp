@@ -8,6 +8,7 @@
 #include <ttr/apps/ngram.hpp>
 #include <ttr/apps/place.hpp>
 #include <ttr/apps/plot.hpp>
+#include <ttr/apps/profile_table.hpp>
 #include <ttr/apps/progress.hpp>
 #include <ttr/apps/sample.hpp>
 #include <ttr/apps/text.hpp>
@@ -133,11 +134,21 @@ int train_model(RunConfig c) {
     MetricsWriter metrics(in_out("metrics.jsonl"));
     Progress progress(c.steps, c.batch * c.context);
     std::vector<StepReport> unread;   // reading a report waits for the device, so they are read where a line is written
+    std::optional<Profile> profile;
     while (step < c.steps && !interrupted()) {
+      if (step == 1 && c.profile > 0) profile.emplace(place.device);   // the first one fills the memory pool
+      if (profile) profile->resume();
       const Batch batch = training_batch(split.train, c, step);
       const double rate = schedule(step);
       unread.push_back(trainer.step(batch, {.rate = rate, .clip = c.clip}));
       ++step;
+      if (profile) profile->pause();
+      if (profile && (step == c.steps || step == c.profile + 1)) {
+        progress.pause();
+        fmt::print("{}\n", profile_table(*profile, step - 1, product_rate(place)));
+        std::fflush(stdout);
+        profile.reset();
+      }
       const bool evaluates = step % c.eval_every == 0 || step == c.steps;
       if (!evaluates && step % c.log_every != 0 && step != 1) continue;
       for (const StepReport& report : unread)

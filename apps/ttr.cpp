@@ -118,6 +118,7 @@ int run(int argc, char** argv) {
   devices(trains->add_option("--device", train.device, "cpu or cuda"));
   dtypes(trains->add_option("--dtype", train.dtype, "f32, f64 or bf16 (on cuda)"));
   trains->add_option("--route", train.route, "Force one by name");
+  trains->add_option("--profile", train.profile, "Steps after the first to time by operation, for a table; 0: none")->check(at_least(0));
 
   SampleOptions sample;
   CLI::App* samples = app.add_subcommand("sample", "Text from a model that ttr train wrote");

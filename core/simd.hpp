@@ -66,4 +66,6 @@ TTR_SIMD_INLINE ExpPair<float> fast_exp_pair(float x) {
 
 TTR_SIMD_INLINE ExpPair<double> fast_exp_pair(double x) { return {std::exp(x), std::expm1(x)}; }
 
+TTR_SIMD_INLINE float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
 }  // namespace ttr

@@ -95,10 +95,12 @@ void Stepper::backward(const Loss& loss, bool first) {
     else if constexpr (with_cuda)
       must("trainer", cuda::add_loss(in<double>(total), in<double>(count), first, state_at(state_), cuda::stream()));
   }
+  const Profile::Phase phase("backward");
   grad({loss.total}, {}, arena_.variables(), {.consume = true, .ready = [&](size_t i, const Tensor& d) { arena_.land(i, d, !first); }});
 }
 
 void Stepper::launch_update() {
+  const Profile::Phase phase("update");
   const int64_t n = arena_.count();
   dispatch("trainer", arena_.master(), [&]<class T>(auto place) {
     if constexpr (!std::is_same_v<T, bf16>) {   // masters are f32 or f64
