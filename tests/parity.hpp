@@ -74,6 +74,7 @@ inline Tensor draw_slot(const Recipe& recipe, const Slot& slot, const Shape& sha
   if (slot.name == "k") return l2_norm(normal(shape, seed, stream, 0, 1, options));   // of length one: the delta rule stays bounded
   if (slot.name == "log_decay") return uniform(shape, seed, stream, -0.4, -0.001, options);
   if (slot.name == "temperature") return uniform(shape, seed, stream, 0.5, 4, options);
+  if (slot.name == "bandwidth") return uniform(shape, seed, stream, 0.6, 2, options);   // its adjoint grows as h^-3 and so do roundings
   if (std::isfinite(slot.range.low) && std::isfinite(slot.range.high)) {
     const double width = slot.range.high - slot.range.low;
     return uniform(shape, seed, stream, slot.range.low + 0.05 * width, slot.range.high - 0.05 * width, options);

@@ -25,7 +25,10 @@ constexpr Stem kStems[] = {{"delta/cpu-chunk", "delta_net"},
                            {"delta/cpu-chunk", "l2_sgd"},
                            {"delta/cpu-chunk", "longhorn"},
                            {"softmax_attention/cpu-blocked", "softmax_attention"},
-                           {"softmax_attention/cpu-blocked", "qknorm_attention"}};
+                           {"softmax_attention/cpu-blocked", "qknorm_attention"},
+                           {"softmax_attention/cpu-blocked", "rms_qknorm_attention"},
+                           {"softmax_attention/cpu-blocked", "nadaraya_watson"},
+                           {"softmax_attention/cpu-blocked", "forgetting_attention"}};
 
 // The call as a function of its floating tensors, slots first, for check_grad.
 struct Flat {
@@ -226,10 +229,13 @@ TEST_SUITE("stems") {
         for (const Slot& slot : recipe.slots())
           if (slot.per != Per::head)
             other.slots[slot.name] = concat({slice(b.slots[slot.name], 1, 0, t), slice(a.slots[slot.name], 1, t, 130)}, 1);
-        for (const auto& [slot, x] : a.slots) if (x.rank() == 1) other.slots[slot] = x;
+        for (const Slot& slot : recipe.slots())
+          if (slot.per == Per::head) other.slots[slot.name] = a.slots[slot.name];
         a.segments = other.segments = from_vector(ids, {1, 130}, {Dtype::i32, cpu_device});
         const Tensor one = slice(remember(recipe, a, route).y, 1, t, 130), two = slice(remember(recipe, other, route).y, 1, t, 130);
-        CHECK(difference(one, two) == 0);
+        // A bias of keys is rounded against that of a key that may lie in the other document.
+        const bool biased = std::string_view(name) == "forgetting_attention" || std::string_view(name) == "nadaraya_watson";
+        CHECK(difference(one, two) <= (!biased ? 0 : dtype == Dtype::f32 ? 4e-6 : 1e-13));
       }
   }
 
@@ -304,8 +310,7 @@ TEST_SUITE("stems") {
              {delta, "weight_decay / linear / descend[at=decayed]", "weight_decay erases before the decay, needs at=previous"},
              {attention, "kernel / constant / exact / reading[writes=2]", "option writes=2 of reading is not honoured"},
              {attention, "kernel / constant / exact / reading[visible=everything]", "option visible=everything of reading is not honoured"},
-             {attention, "kernel[kernel=gaussian] / constant / exact", "option kernel=gaussian of kernel is not honoured"},
-             {attention, "kernel[forget=true] / constant / exact", "option forget=true of kernel is not honoured"},
+             {attention, "kernel / constant / exact[ridge=constant]", "option ridge=constant of exact is not honoured"},
              {attention, "kernel / polynomial / exact", "function class is polynomial, needs constant"},
              {attention, "even / constant / exact", "weights are even, needs kernel"},
          }) {
