@@ -16,7 +16,8 @@ TEST_SUITE("cuda_parity") {
       for (const char* pair : {"delta/cuda-recurrent delta_net", "delta/cuda-recurrent gated_delta_net", "delta/cuda-recurrent l2_sgd",
                                "delta/cuda-recurrent longhorn", "softmax_attention/cuda-streaming softmax_attention",
                                "softmax_attention/cuda-streaming qknorm_attention", "softmax_attention/cuda-streaming rms_qknorm_attention",
-                               "softmax_attention/cuda-streaming nadaraya_watson", "softmax_attention/cuda-streaming forgetting_attention"}) {
+                               "softmax_attention/cuda-streaming nadaraya_watson", "softmax_attention/cuda-streaming forgetting_attention",
+                               "softmax_attention/cuda-local-linear local_linear_attention"}) {
         CAPTURE(pair);
         REQUIRE(tally.runs.contains(pair));
         CHECK(tally.runs.at(pair) >= 45);

@@ -9,7 +9,7 @@ TEST_SUITE("parity") {
     for (const char* pair : {"delta/cpu-chunk delta_net", "delta/cpu-chunk gated_delta_net", "delta/cpu-chunk l2_sgd", "delta/cpu-chunk longhorn",
                              "softmax_attention/cpu-blocked softmax_attention", "softmax_attention/cpu-blocked qknorm_attention",
                              "softmax_attention/cpu-blocked rms_qknorm_attention", "softmax_attention/cpu-blocked nadaraya_watson",
-                             "softmax_attention/cpu-blocked forgetting_attention"}) {
+                             "softmax_attention/cpu-blocked forgetting_attention", "softmax_attention/cpu-local-linear local_linear_attention"}) {
       CAPTURE(pair);
       REQUIRE(tally.runs.contains(pair));
       CHECK(tally.runs.at(pair) >= 30);   // shapes, options and dtypes: a route that stops accepting is not silently untested

@@ -28,7 +28,8 @@ constexpr Stem kStems[] = {{"delta/cpu-chunk", "delta_net"},
                            {"softmax_attention/cpu-blocked", "qknorm_attention"},
                            {"softmax_attention/cpu-blocked", "rms_qknorm_attention"},
                            {"softmax_attention/cpu-blocked", "nadaraya_watson"},
-                           {"softmax_attention/cpu-blocked", "forgetting_attention"}};
+                           {"softmax_attention/cpu-blocked", "forgetting_attention"},
+                           {"softmax_attention/cpu-local-linear", "local_linear_attention"}};
 
 // The call as a function of its floating tensors, slots first, for check_grad.
 struct Flat {
