@@ -134,6 +134,7 @@ std::string accepts(const Recipe& r, const Problem& p, DeviceKind device) {
     return fmt::format("ridge is {}, needs relative or constant", detail::write_option(exact->ridge));
   if (exact->ridge == Ridge::constant && (kernel->forget || kernel->kernel != Kernel::exponential))
     return "ridge is constant, needs relative where the weights forget or are gaussian";
+  if (kernel->norm_weights) return "option norm_weights=true of kernel is not honoured: the line is in keys without those weights";
   if (const auto why = unmet_logits(r, p, device); !why.empty()) return why;
   if (device == DeviceKind::cuda && 5 * p.key_dim + 3 * p.value_dim > cuda::kLocalLinearSizes)
     return fmt::format("key_dim is {} and value_dim is {}, needs 5 K + 3 V of at most {}", p.key_dim, p.value_dim, cuda::kLocalLinearSizes);

@@ -290,7 +290,7 @@ TEST_SUITE("stems") {
       return "no such route";
     };
     struct Case { const char *route, *recipe, *why; };
-    const char *delta = "delta/cpu-chunk", *attention = "softmax_attention/cpu-blocked";
+    const char *delta = "delta/cpu-chunk", *attention = "softmax_attention/cpu-blocked", *line = "softmax_attention/cpu-local-linear";
     for (const Case& c : std::vector<Case>{
              {delta, "even / linear / descend[at=previous] / reading[read=strict]", "option read=strict of reading is not honoured"},
              {delta, "even / linear / descend[at=previous] / reading[writes=2]", "option writes=2 of reading is not honoured"},
@@ -314,6 +314,14 @@ TEST_SUITE("stems") {
              {attention, "kernel / constant / exact[ridge=constant]", "option ridge=constant of exact is not honoured"},
              {attention, "kernel / polynomial / exact", "function class is polynomial, needs constant"},
              {attention, "even / constant / exact", "weights are even, needs kernel"},
+             {line, "even / polynomial / exact[ridge=constant]", "weights are even, needs kernel"},
+             {line, "kernel / constant / exact", "function class is constant, needs polynomial"},
+             {line, "kernel / polynomial[degree=2] / exact[ridge=relative]", "option degree=2 of polynomial is not honoured"},
+             {line, "kernel / polynomial / exact", "ridge is none, needs relative or constant"},
+             {line, "kernel / polynomial / exact[ridge=decaying]", "ridge is decaying, needs relative or constant"},
+             {line, "kernel[forget=true] / polynomial / exact[ridge=constant]", "needs relative where the weights forget or are gaussian"},
+             {line, "kernel[norm_weights=true] / polynomial / exact[ridge=relative]", "option norm_weights=true of kernel is not honoured"},
+             {line, "parallax", "optimizer is amortized, needs exact"},
          }) {
       CAPTURE(c.recipe);
       CHECK(reason(c.route, c.recipe).find(c.why) != std::string::npos);
