@@ -136,8 +136,9 @@ std::string accepts(const Recipe& r, const Problem& p, DeviceKind device) {
     return "ridge is constant, needs relative where the weights forget or are gaussian";
   if (kernel->norm_weights) return "option norm_weights=true of kernel is not honoured: the line is in keys without those weights";
   if (const auto why = unmet_logits(r, p, device); !why.empty()) return why;
-  if (device == DeviceKind::cuda && 5 * p.key_dim + 3 * p.value_dim > cuda::kLocalLinearSizes)
-    return fmt::format("key_dim is {} and value_dim is {}, needs 5 K + 3 V of at most {}", p.key_dim, p.value_dim, cuda::kLocalLinearSizes);
+  if (device == DeviceKind::cuda && cuda::local_linear_row(p.key_dim, p.value_dim) > cuda::kLocalLinearRow)
+    return fmt::format("key_dim is {} and value_dim is {}, needs 7 K + 2 V and 5 K + 3 V of at most {}", p.key_dim, p.value_dim,
+                       cuda::kLocalLinearRow);
   return {};
 }
 

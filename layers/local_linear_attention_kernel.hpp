@@ -56,7 +56,11 @@ template <class T> Status local_linear_attention_backward(const LocalLinearBackw
 }  // namespace cpu
 
 namespace cuda {  // T: float, bf16, double
-constexpr int64_t kLocalLinearSizes = 1400;   // 5 K + 3 V at most: what fits a block's shared memory in f64
+// Rows of the widest kernels must fit a block's shared memory, in f64 too.
+constexpr int64_t kLocalLinearRow = 1490;
+constexpr int64_t local_linear_row(int64_t key_dim, int64_t value_dim) {
+  return 7 * key_dim + 2 * value_dim > 5 * key_dim + 3 * value_dim ? 7 * key_dim + 2 * value_dim : 5 * key_dim + 3 * value_dim;
+}
 template <class T> size_t local_linear_attention_workspace(const LocalLinearForward<T>&);
 template <class T> size_t local_linear_attention_workspace(const LocalLinearBackward<T>&);
 template <class T> Status local_linear_attention_forward(const LocalLinearForward<T>&, Workspace, Stream);
