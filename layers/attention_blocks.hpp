@@ -6,6 +6,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 
 #include <ttr/core/parallel.hpp>
@@ -17,6 +18,8 @@ namespace ttr::cpu::attention {
 constexpr int64_t kQueries = 64;   // queries a block, at most
 constexpr int64_t kKeys = 128;     // keys a block
 constexpr size_t kAlign = 64;
+// Biased weights below exp(kNothing) of the largest count as 0: their products would be subnormal numbers, which are slow.
+constexpr int kNothing = -69;
 
 // ---- the loops over a block of scores, one clone per instruction set ----
 
@@ -207,27 +210,55 @@ template <class A> struct QueryBlock {
   }
 };
 
+template <class A> auto head_scale(const A& a, int64_t h) { return a.head_scale ? a.scale * a.head_scale[h] : a.scale; }
+
+// One head's keys and values.
+template <class T> struct KeyRows {
+  const T *k, *v;                              // [keys, K], [keys, V]
+  int64_t k_step, v_step;                      // from one key to the next
+};
+
+// The longest of n rows, n at most kKeys.
+template <class T> T longest(const T* x, int64_t step, int64_t n, int64_t dim) {
+  T squares[kKeys];
+  dot(x, step, x, step, n, dim, squares);
+  return std::sqrt(*std::max_element(squares, squares + n));
+}
+
 // Calls visit(k0, mask, bias [n] or null) for every block of keys that one of the queries sees. Scratch: segments [kQueries], biases [kKeys].
-template <class T, class A, class F> void visit_keys(const QueryBlock<A>& q, int32_t* segments, T* biases, F&& visit) {
+// With a bias the newest keys come first, and where `against` [width] (the maximum so far, or the log-sum-exp) says that no weight of a block
+// can reach exp(kNothing), the block is left out: |q.k| <= |q| |k|. What has been forgotten costs nothing.
+template <class T, class A, class F>
+void visit_keys(const QueryBlock<A>& q, const KeyRows<T>& keys, const T* against, int32_t* segments, T* biases, F&& visit) {
   const A& a = q.a;
   if (a.query_segments) {   // the block's documents, the last one repeated up to `width`
     std::copy_n(a.query_segments + q.query, q.rows, segments);
     std::fill(segments + q.rows, segments + q.width, segments[q.rows - 1]);
   }
-  const double reference = a.key_bias && q.end > 0 ? q.reference() : 0;
-  for (int64_t k0 = 0; k0 < q.end; k0 += kKeys) {
+  const bool biased = a.key_bias != nullptr;
+  const double reference = biased && q.end > 0 ? q.reference() : 0;
+  const int64_t K = a.size.key_dim;
+  T reach = 0;
+  if (biased && against) reach = std::abs(head_scale(a, q.h)) * longest(row(a.q, q.query, q.h, K), a.q.token_stride, q.rows, K);
+  const int64_t blocks = (q.end + kKeys - 1) / kKeys;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t k0 = (biased ? blocks - 1 - i : i) * kKeys;
     Mask mask{.n = std::min(kKeys, q.end - k0), .width = q.width, .first = q.sight.first(q.t0, k0)};
     if (a.query_segments) {
       mask.query_segments = segments, mask.key_segments = a.key_segments + q.b * a.size.keys + k0;
       if (!segments_meet(segments, q.rows, mask.key_segments, mask.n)) continue;
     }
-    if (a.key_bias)
+    if (biased) {
       for (int64_t r = 0; r < mask.n; ++r) biases[r] = T(q.bias(k0 + r) - reference);
-    visit(k0, mask, a.key_bias ? biases : nullptr);
+      if (against) {
+        const T most = reach * longest(keys.k + k0 * keys.k_step, keys.k_step, mask.n, K) + *std::max_element(biases, biases + mask.n);
+        if (most - *std::min_element(against, against + q.rows) < kNothing) continue;
+      }
+    }
+    visit(k0, mask, biased ? biases : nullptr);
   }
 }
 
-template <class A> auto head_scale(const A& a, int64_t h) { return a.head_scale ? a.scale * a.head_scale[h] : a.scale; }
 
 // k and v of every head in one piece where that pays; null: as they lie.
 template <class T> struct KeyCopies {
@@ -258,11 +289,7 @@ template <class T> struct PartGradient {
   bool apart = false;
 };
 
-// One head's keys and values, and where its gradients go; null where nobody needs them.
-template <class T> struct KeyRows {
-  const T *k, *v;                              // [keys, K], [keys, V]
-  int64_t k_step, v_step;                      // from one key to the next
-};
+// Where a head's gradients go; null where nobody needs them.
 template <class T> struct KeyGradients {
   T *dk = nullptr, *dv = nullptr;              // [keys, K], [keys, V]
   int64_t dk_step = 0, dv_step = 0;

@@ -61,7 +61,8 @@ TTR_SIMD_INLINE void exponentiate_rows(T* __restrict__ s, const Mask& m, const T
     clear_columns(s, begin);
     for (int64_t c = begin; c < m.width; c += kSimdLanes)
       for (int64_t l = 0; l < kSimdLanes; ++l) {
-        const T p = fast_exp((kBiased ? s[c + l] + added : s[c + l]) - top[c + l]);
+        const T x = (kBiased ? s[c + l] + added : s[c + l]) - top[c + l];
+        const T p = kBiased && x < kNothing ? T(0) : fast_exp(x);
         s[c + l] = p;
         sum[c + l] += p;
       }
@@ -79,8 +80,9 @@ TTR_SIMD_INLINE void differentiate_rows(T* __restrict__ s, T* __restrict__ dp, c
     hide_row(s, begin, hidden, m.width, m.query_segments, m.query_segments ? m.key_segments[r] : 0);
     for (int64_t c = begin; c < m.width; c += kSimdLanes)
       for (int64_t l = 0; l < kSimdLanes; ++l) {
-        const T p = fast_exp((kBiased ? s[c + l] + added : s[c + l]) - lse[c + l]);   // P = exp(S + bias - lse)
-        dp[c + l] = p * (dp[c + l] - delta[c + l]);                                   // P = exp(S + bias - lse)
+        const T x = (kBiased ? s[c + l] + added : s[c + l]) - lse[c + l];
+        const T p = kBiased && x < kNothing ? T(0) : fast_exp(x);   // P = exp(S + bias - lse)
+        dp[c + l] = p * (dp[c + l] - delta[c + l]);                 // P = exp(S + bias - lse)
         s[c + l] = p;
       }
   }

@@ -148,12 +148,13 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   return {apply({l.q, l.k, l.v, l.head_scale, l.key_bias, ridge}, {l.setting, r.optimizer().ask<Exact>()->ridge == Ridge::constant}), l.state};
 }
 
-// A pair: the scores, the mean, the smoother and the answer; backward the scores, G, h, both lines, dq, dk and dv. Each has a solve, counted as
-// kSteps steps of conjugate gradients whatever it takes.
-constexpr double kSteps = 6;
+// A pair: the scores, the mean, the smoother and the answer; backward the scores, G, h, both lines, dq, dk and dv. Each has a solve: C formed, or
+// conjugate gradients, of which kSteps steps are counted, as few as the easiest data need.
+constexpr double kSteps = 3;
 double flops(const Recipe&, const Problem& p) {
   const double pairs = double(p.batch * p.heads) * double(p.tokens) * double(p.tokens + 1) / 2, k = double(p.key_dim), v = double(p.value_dim);
-  return pairs * (6 * k + 2 * v + 4 * k * kSteps + (p.training ? 16 * k + 4 * v + 4 * k * kSteps : 0));
+  const double solve = p.key_dim <= cpu::kLocalLinearDirect ? k * (k + 1) : 4 * k * kSteps;
+  return pairs * (6 * k + 2 * v + solve + (p.training ? 16 * k + 4 * v + solve : 0));
 }
 double bytes(const Recipe&, const Problem& p) {
   return double(p.batch * p.tokens * p.heads) * double(2 * p.key_dim + 2 * p.value_dim) * double(bytes_of(p.dtype)) * (p.training ? 3 : 1);

@@ -19,7 +19,7 @@ namespace {
 
 using namespace attention;
 
-constexpr int64_t kDirect = 16;   // the largest K whose C is formed
+constexpr int64_t kDirect = kLocalLinearDirect;
 // Conjugate gradients stop when the residual is this much smaller than the right-hand side.
 template <class T> constexpr T kResidual = sizeof(T) == 4 ? T(3e-7) : T(1e-14);
 int64_t most_steps(int64_t key_dim) { return 2 * key_dim + 16; }   // rounding makes some more than K
@@ -321,7 +321,7 @@ template <class T, class A> Seen<T> score(const QueryBlock<A>& q, const KeyRows<
   const T scale = head_scale(a, q.h);
   int64_t runs = 0;
   std::fill_n(w.top, q.width, -std::numeric_limits<T>::infinity());
-  visit_keys(q, w.segments, w.biases, [&](int64_t k0, const Mask& mask, const T* bias) {
+  visit_keys<T>(q, keys, nullptr, w.segments, w.biases, [&](int64_t k0, const Mask& mask, const T* bias) {
     T* const s = w.weights + k0 * q.width;
     gemm<T>(false, false, mask.n, q.width, a.size.key_dim, scale, keys.k + k0 * keys.k_step, keys.k_step, w.queries, q.width, 0, s, q.width);
     mask_and_raise(s, mask, bias, w.top);
@@ -330,9 +330,9 @@ template <class T, class A> Seen<T> score(const QueryBlock<A>& q, const KeyRows<
   return {keys, w.starts, runs, q.end};
 }
 // The logits become exp(logit - against), and w.sum their sums.
-template <class T, class A> void weigh(const QueryBlock<A>& q, const T* against, const BlockScratch<T>& w) {
+template <class T, class A> void weigh(const QueryBlock<A>& q, const KeyRows<T>& keys, const T* against, const BlockScratch<T>& w) {
   std::fill_n(w.sum, q.width, T(0));
-  visit_keys(q, w.segments, w.biases, [&](int64_t k0, const Mask& mask, const T* bias) {
+  visit_keys<T>(q, keys, nullptr, w.segments, w.biases, [&](int64_t k0, const Mask& mask, const T* bias) {
     exponentiate(w.weights + k0 * q.width, mask, bias, against, w.sum);
   });
 }
@@ -351,7 +351,7 @@ template <class T> void answer_block(const QueryBlock<LocalLinearForward<T>>& q,
   transpose(row(a.q, q.query, q.h, K), a.q.token_stride, rows, width, K, w.queries);
   const Seen<T> seen = score<T>(q, keys, w);
   for (int64_t c = 0; c < width; ++c) w.top[c] = w.top[c] == -kInfinity ? T(0) : w.top[c];   // exp(-inf - 0), not exp(-inf + inf)
-  weigh<T>(q, w.top, w);
+  weigh<T>(q, keys, w.top, w);
   for (int64_t c = 0; c < width; ++c) {
     const T lse = w.sum[c] == 0 ? -kInfinity : w.top[c] + std::log(w.sum[c]);
     w.ridge[c] = ridge_of<T>(a, q.h, lse);
@@ -422,7 +422,7 @@ void differentiate_head(const LocalLinearBackward<T>& a, int64_t b, int64_t h, c
       w.top[c] = lse == -kInfinity ? kInfinity : lse - T(block.shift(c));               // a query that saw nothing: P = exp(-inf) = 0
       w.ridge[c] = ridge_of<T>(a, h, lse);
     }
-    weigh<T>(block, w.top, w);                                                          // P = exp(S + bias - lse)
+    weigh<T>(block, keys, w.top, w);                                                          // P = exp(S + bias - lse)
 
     // h = sum p G c with G = dy.v, and x = C^{-1} h
     if (seen.runs == 0) std::fill_n(w.x, K * width, T(0));

@@ -49,6 +49,7 @@ template <class T> struct LocalLinearBackward {
 };
 
 namespace cpu {   // T: float, double
+constexpr int64_t kLocalLinearDirect = 16;   // the largest K whose C is formed and factorised; beyond, conjugate gradients
 template <class T> size_t local_linear_attention_workspace(const LocalLinearForward<T>&);
 template <class T> size_t local_linear_attention_workspace(const LocalLinearBackward<T>&);
 template <class T> Status local_linear_attention_forward(const LocalLinearForward<T>&, Workspace);

@@ -73,7 +73,7 @@ void answer_block(const QueryBlock<AttentionForward<T>>& q, const KeyRows<T>& ke
   std::fill_n(w.top, width, -kInfinity);
   std::fill_n(w.sum, width, T(0));
   bool fresh = true;                                                                        // answers [rows, V] hold nothing yet
-  visit_keys(q, w.segments, w.biases, [&](int64_t k0, const Mask& mask, const T* bias) {
+  visit_keys<T>(q, keys, w.top, w.segments, w.biases, [&](int64_t k0, const Mask& mask, const T* bias) {
     gemm<T>(false, false, mask.n, width, K, scale, keys.k + k0 * keys.k_step, keys.k_step, w.queries, width, 0, w.scores, width);
     std::copy_n(w.top, width, w.before);
     mask_and_raise(w.scores, mask, bias, w.top);
@@ -110,9 +110,10 @@ void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, con
   const bool need_queries = a.dq.at != nullptr || a.d_head_scale != nullptr;
   const bool need_scores = need_queries || to.dk != nullptr || d_bias != nullptr;
 
-  // The last block of queries comes first: it sees every key that any sees and starts dk and dv, unless a document hides a block from it.
+  // The last block of queries comes first: it sees every key that any sees and starts dk and dv, unless a document or a bias hides some.
   const int64_t last = (blocks_of(size) - 1) * block_of(size);
-  for (int64_t i = a.query_segments ? 0 : Sight(size, a.strict).end(size.tokens - 1); i < size.keys; ++i) {
+  const bool hides = a.query_segments || a.key_bias;
+  for (int64_t i = hides ? 0 : Sight(size, a.strict).end(size.tokens - 1); i < size.keys; ++i) {
     if (to.dk) std::fill_n(to.dk + i * to.dk_step, K, T(0));
     if (to.dv) std::fill_n(to.dv + i * to.dv_step, V, T(0));
   }
@@ -120,7 +121,7 @@ void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, con
     for (int64_t i = 0; i < size.keys; ++i) d_bias[i * size.heads] = 0;
 
   for (int64_t t0 = last; t0 >= 0; t0 -= block_of(size)) {
-    const T started = t0 == last && !a.query_segments ? T(0) : T(1);
+    const T started = t0 == last && !hides ? T(0) : T(1);
     const QueryBlock<AttentionBackward<T>> block{a, b, h, t0};
     const int64_t rows = block.rows, width = block.width;
     const T* const q = row(a.q, block.query, h, K);                                         // [rows, K]
@@ -139,7 +140,7 @@ void differentiate_head(const AttentionBackward<T>& a, int64_t b, int64_t h, con
     std::fill(w.lse + rows, w.lse + width, kInfinity);
 
     bool fresh = true;                                                                      // dq [rows, K] holds nothing yet
-    visit_keys(block, w.segments, w.biases, [&](int64_t k0, const Mask& mask, const T* bias) {
+    visit_keys<T>(block, keys, w.lse, w.segments, w.biases, [&](int64_t k0, const Mask& mask, const T* bias) {
       const T* const k_block = keys.k + k0 * keys.k_step;                                   // [n, K]
       const T* const v_block = keys.v + k0 * keys.v_step;                                   // [n, V]
       const int64_t n = mask.n;

@@ -68,6 +68,7 @@ inline std::vector<AttentionCase> attention_cases() {
   cases.push_back({{1, 130, 130, 4, 1, 2, 60, 8}, true, Documents::tangled, 1, 0, true});
   cases.push_back({{2, 65, 64, 2, 2, 2, 8, 8}, true, Documents::one, 1, 0, true});
   cases.push_back({{3, 1, 150, 2, 1, 2, 60, 64}, false, Documents::one, 1, 0, true});
+  cases.push_back({{1, 600, 610, 2, 1, 2, 8, 8}, false, Documents::one, 1, 0, true});   // the oldest keys are forgotten altogether
   return cases;
 }
 
