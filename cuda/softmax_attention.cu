@@ -80,7 +80,8 @@ template <class T> __global__ void attention_delta(AttentionBackward<T> a, Wide<
 
 // A block owns (b, h, tile of queries), as in the forward; row r is query t0 + r, column c is key k0 + c.
 // Shared: q, dy, dq of its queries for the whole life of the block; k, v and ds [kTile, kTile + 1] of the keys at hand.
-template <class T, int kTile> __global__ void attention_backward_queries(AttentionBackward<T> a, const Wide<T>* delta) {
+// row_sums [B, H, T]: of a query's d_score, 0 but for the rounding of y in delta.
+template <class T, int kTile> __global__ void attention_backward_queries(AttentionBackward<T> a, const Wide<T>* delta, Wide<T>* row_sums) {
   using W = Wide<T>;
   const int K = int(a.size.key_dim), V = int(a.size.value_dim), r = threadIdx.y, c = threadIdx.x;
   const auto [t0, h, b, key_head, value_head, rows] = QueryTile<kTile>(a.size);
@@ -99,6 +100,7 @@ template <class T, int kTile> __global__ void attention_backward_queries(Attenti
   for (int d = c; d < K; d += kTile) dq[r * (K + 1) + d] = 0;   // read and written by this thread alone
   const int64_t number = (b * a.size.heads + h) * a.size.tokens + t;
   const W lse = r < rows ? a.lse[number] : W(0), row_delta = r < rows ? delta[number] : W(0);
+  W total = 0;
 
   const int64_t end = visible_end(a, t0 + rows - 1);
   for (int64_t k0 = 0; k0 < end; k0 += kTile) {
@@ -113,6 +115,7 @@ template <class T, int kTile> __global__ void attention_backward_queries(Attenti
       const W d_weight = dot(dy + r * (V + 1), v + c * (V + 1), V);     // Y = P V
       d_score = weight * (d_weight - row_delta);                        // P = exp(S + bias - lse)
     }
+    total += d_score;
     ds[r * (kTile + 1) + c] = d_score;
     __syncwarp();      // row r of ds is whole; its writers and readers are this row's threads, in one warp
 
@@ -126,8 +129,9 @@ template <class T, int kTile> __global__ void attention_backward_queries(Attenti
 
   W d_scale = 0;
   for (int d = c; d < K; d += kTile) d_scale += q[r * (K + 1) + d] * dq[r * (K + 1) + d];
-  d_scale = row_sum<kTile>(d_scale);
+  d_scale = row_sum<kTile>(d_scale), total = row_sum<kTile>(total);
   if (r >= rows) return;
+  if (c == 0) row_sums[number] = total;
   if (a.d_head_scale != nullptr && c == 0) a.d_head_scale[number] = a.scale * d_scale;            // scale = a.scale head_scale
   if (a.dq.at != nullptr)
     for (int d = c; d < K; d += kTile) store(row(a.dq, b * a.size.tokens + t, h, K) + d, scale * dq[r * (K + 1) + d]);   // S = scale Q K^T
@@ -137,7 +141,8 @@ template <class T, int kTile> __global__ void attention_backward_queries(Attenti
 // is key k0 + r, column c is query t0 + c. `row_heads` is Hk when dk is wanted, Hv when dv is; both at once when they are equal.
 // Shared: dk, dv of its keys for the whole life of the block; k, v of the head at hand; q, dy and p, ds [kTile, kTile + 1] of the queries
 // at hand.
-template <class T, int kTile> __global__ void attention_backward_keys(AttentionBackward<T> a, int64_t row_heads, const Wide<T>* delta) {
+template <class T, int kTile>
+__global__ void attention_backward_keys(AttentionBackward<T> a, int64_t row_heads, const Wide<T>* delta, const Wide<T>* row_sums) {
   using W = Wide<T>;
   const int K = int(a.size.key_dim), V = int(a.size.value_dim), r = threadIdx.y, c = threadIdx.x;
   const int64_t tiles = (a.size.keys + kTile - 1) / kTile, group = a.size.heads / row_heads;
@@ -201,7 +206,11 @@ template <class T, int kTile> __global__ void attention_backward_keys(AttentionB
       __syncwarp();      // row r of p and ds has been read before the next queries overwrite it
     }
     d_bias = row_sum<kTile>(d_bias);
-    if (a.d_key_bias != nullptr && r < rows && c == 0) a.d_key_bias[(b * a.size.keys + i) * a.size.heads + h] = d_bias;
+    if (a.d_key_bias != nullptr && r < rows && c == 0) {
+      const int64_t t = i - lead_of(a);   // the query whose newest key this is, against whose bias it counts
+      if (t >= 0 && t < a.size.tokens) d_bias -= row_sums[(b * a.size.heads + h) * a.size.tokens + t];
+      a.d_key_bias[(b * a.size.keys + i) * a.size.heads + h] = d_bias;                            // bias_i - bias_newest
+    }
   }
 
   if (r >= rows) return;
@@ -225,8 +234,8 @@ template <class T> Status softmax_attention_forward(const AttentionForward<T>& a
   return launch_tiles(attention_forward<T, kNarrowTile>, heads * divide_up(s.tokens, kNarrowTile), kNarrowTile, narrow, stream, a);
 }
 
-template <class T> size_t softmax_attention_workspace(const AttentionBackward<T>& a) {   // delta [B, H, T]
-  return size_t(a.size.batch * a.size.heads * a.size.tokens) * sizeof(Wide<T>);
+template <class T> size_t softmax_attention_workspace(const AttentionBackward<T>& a) {   // delta, row sums [B, H, T]
+  return 2 * size_t(a.size.batch * a.size.heads * a.size.tokens) * sizeof(Wide<T>);
 }
 
 template <class T> Status softmax_attention_backward(const AttentionBackward<T>& a, Workspace workspace, Stream stream) {
@@ -234,21 +243,22 @@ template <class T> Status softmax_attention_backward(const AttentionBackward<T>&
   if (!sizes_fit(s, a.strict)) return Status::bad_size;
   if (workspace.bytes < softmax_attention_workspace(a)) return Status::small_workspace;
   using W = Wide<T>;
-  W* const delta = static_cast<W*>(workspace.at);
   const int64_t rows = s.batch * s.heads * s.tokens;
+  W* const delta = static_cast<W*>(workspace.at);
+  W* const row_sums = delta + rows;
   if (rows > 0) {
     if (divide_up(rows, kRowsABlock) > INT32_MAX) return Status::bad_size;
     const Status status =
         launch(attention_delta<T>, dim3(unsigned(divide_up(rows, kRowsABlock))), dim3(kRowThreads, kRowsABlock), 0, stream, a, delta);
     if (status != Status::ok) return status;
   }
-  if (a.dq.at != nullptr || a.d_head_scale != nullptr) {
+  if (a.dq.at != nullptr || a.d_head_scale != nullptr || a.d_key_bias != nullptr) {
     const size_t wide = tile_bytes<W>(s, kWideTile, 3, 2, 1), narrow = tile_bytes<W>(s, kNarrowTile, 3, 2, 1);
     const Status status = wide <= kSharedLimit
                               ? launch_tiles(attention_backward_queries<T, kWideTile>, s.batch * s.heads * divide_up(s.tokens, kWideTile),
-                                             kWideTile, wide, stream, a, delta)
+                                             kWideTile, wide, stream, a, delta, row_sums)
                               : launch_tiles(attention_backward_queries<T, kNarrowTile>,
-                                             s.batch * s.heads * divide_up(s.tokens, kNarrowTile), kNarrowTile, narrow, stream, a, delta);
+                                             s.batch * s.heads * divide_up(s.tokens, kNarrowTile), kNarrowTile, narrow, stream, a, delta, row_sums);
     if (status != Status::ok) return status;
   }
   auto backward_keys = [&](const AttentionBackward<T>& part, int64_t row_heads) {
@@ -256,9 +266,9 @@ template <class T> Status softmax_attention_backward(const AttentionBackward<T>&
     const size_t wide = tile_bytes<W>(s, kWideTile, 3, 3, 2), narrow = tile_bytes<W>(s, kNarrowTile, 3, 3, 2);
     if (wide <= kSharedLimit)
       return launch_tiles(attention_backward_keys<T, kWideTile>, s.batch * row_heads * divide_up(s.keys, kWideTile), kWideTile, wide,
-                          stream, part, row_heads, delta);
+                          stream, part, row_heads, delta, row_sums);
     return launch_tiles(attention_backward_keys<T, kNarrowTile>, s.batch * row_heads * divide_up(s.keys, kNarrowTile), kNarrowTile, narrow,
-                        stream, part, row_heads, delta);
+                        stream, part, row_heads, delta, row_sums);
   };
   if (s.key_heads == s.value_heads) return backward_keys(a, s.key_heads);
   AttentionBackward<T> keys = a, values = a;

@@ -197,7 +197,7 @@ TEST_SUITE("softmax_attention_kernel") {
       CHECK(norm_error(got.dq, truth.dq) < bound);
       CHECK(norm_error(got.dk, truth.dk) < bound);
       CHECK(norm_error(got.dv, truth.dv) < bound);
-      CHECK(worst(got.d_head_scale, truth.d_head_scale) < 4 * bound);   // each is a sum of terms of both signs, about as large as the logits
+      CHECK(worst(got.d_head_scale, truth.d_head_scale) < 8 * bound);   // each is a sum of terms of both signs, about as large as the logits
       CHECK(worst(got.d_key_bias, truth.d_key_bias) < 4 * bound);
     }
   }
