@@ -75,6 +75,7 @@ inline Tensor draw_slot(const Recipe& recipe, const Slot& slot, const Shape& sha
   if (slot.name == "k") return l2_norm(normal(shape, seed, stream, 0, 1, options));   // of length one: the delta rule stays bounded
   if (slot.name == "log_decay") return uniform(shape, seed, stream, -0.4, -0.001, options);
   if (slot.name == "temperature") return uniform(shape, seed, stream, 0.5, 4, options);
+  if (slot.name == "bandwidth") return uniform(shape, seed, stream, 0.6, 2, options);   // its adjoint grows as h^-3 and so do roundings
   if (std::isfinite(slot.range.low) && std::isfinite(slot.range.high)) {
     const double width = slot.range.high - slot.range.low;
     return uniform(shape, seed, stream, slot.range.low + 0.05 * width, slot.range.high - 0.05 * width, options);
@@ -277,6 +278,9 @@ inline const std::vector<Scenario>& short_scenarios() {
 // f32: a route may err this many times what fold errs; fold's error is counted as at least 32 roundings (at T = 1 it hardly rounds at all,
 // while a kernel's K terms cancel). Measured: 1.9 on the CPU.
 constexpr double kSingleMultiple = 4, kSingleFloor = 32 * 0x1p-24;
+// Adjoints of attention that sum a whole row of logits' gradients, which cancel to exactly 0 with one visible key. Measured: 3.8 on the CPU.
+constexpr double kSummedMultiple = 8;
+inline bool summed(const std::string& name) { return name == "dbandwidth" || name == "dstate.past.log_decay"; }
 constexpr double kNarrowBound = 4.0 / 256;
 // A temperature's gradient is one number a head, the sum of q . dq over all tokens and channels: terms of both signs, each dq rounded to bf16,
 // that cancel to a tenth of their size. Measured: 0.019.
@@ -324,10 +328,10 @@ inline Tally compare_all(Device device, const std::vector<Dtype>& dtypes) {
                 const double error = found == got.end() ? 0 : error_of(found->second, want.at(name));
                 worst = std::max(worst, error);
                 if (dtype == Dtype::f64) return 1e-9;
-                if (dtype == Dtype::bf16) return name == "dtemperature" ? kNarrowTemperatureBound : kNarrowBound;
+                if (dtype == Dtype::bf16) return name == "dtemperature" || summed(name) ? kNarrowTemperatureBound : kNarrowBound;
                 const double usual = std::max(error_of(fold_single.at(name), want.at(name)), kSingleFloor);
-                tally.multiple = std::max(tally.multiple, error / usual);
-                return kSingleMultiple * usual;
+                if (!summed(name)) tally.multiple = std::max(tally.multiple, error / usual);
+                return (summed(name) ? kSummedMultiple : kSingleMultiple) * usual;
               });
               CHECK_MESSAGE(off.empty(), off);
             } catch (const std::exception& e) {
