@@ -256,10 +256,10 @@ int run_bench(const BenchOptions& o) {
   const auto wants = [&](const char* what) { return o.what == "all" || o.what == what; };
   Table table;
   if (wants("op")) bench_op(table);
-  const bool stems = wants("delta") || wants("softmax_attention");
+  const bool stems = wants("delta") || wants("diagonal_decay") || wants("softmax_attention");
   double rate = 0;
   if (wants("matmul") || (stems && !device.is_cuda())) rate = bench_matmul(table, wants("matmul")).rate;
-  for (const char* stem : {"delta", "softmax_attention"})
+  for (const char* stem : {"delta", "diagonal_decay", "softmax_attention"})
     if (wants(stem)) bench_routes(table, stem, device, rate);
   if (wants("fold") || wants("delta")) bench_fold(table, recipes::gated_delta_net, "gated_delta_net");
   if (wants("fold") || wants("softmax_attention")) bench_fold(table, recipes::softmax_attention, "softmax_attention");

@@ -39,7 +39,7 @@ template <class T> TTR_SIMD_INLINE Vec<T>& vec(T* at) { return *reinterpret_cast
 template <class T> TTR_SIMD_INLINE const Vec<T>& vec(const T* at) { return *reinterpret_cast<const Vec<T>*>(at); }
 
 // -- products ----------------------------------------------------------------------------------------------------------------------------------
-// c [rows, lanes] = (nothing, or c times a number a lane) + a [rows, inner] b [inner, lanes]; lanes a multiple of 16.
+// c [rows, lanes] = a [rows, inner] b [inner, lanes] (+ from, or from times a number a lane); lanes a multiple of 16, from as c lies.
 // Element (r, i) of a lies at a[r * row + i * step], so a may stand transposed.
 template <class T> struct Operand {
   const T* at;
@@ -47,16 +47,12 @@ template <class T> struct Operand {
 };
 
 template <int R, int N, class T>
-TTR_SIMD_INLINE void tile(int64_t inner, const T* a, int64_t row, int64_t step, const T* b, int64_t b_row, T* c, int64_t c_row, const T* times,
-                          bool fresh) {
+TTR_SIMD_INLINE void tile(int64_t inner, const T* a, int64_t row, int64_t step, const T* b, int64_t b_row, T* c, int64_t c_row, const T* from,
+                          const T* times) {
   constexpr int64_t L = Register<T>::lanes;
   Vec<T> sum[R][N];
   for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) {
-      if (fresh) sum[r][n] = Vec<T>{};
-      else if (times) sum[r][n] = vec(c + r * c_row + n * L) * vec(times + n * L);
-      else sum[r][n] = vec(c + r * c_row + n * L);
-    }
+    for (int n = 0; n < N; ++n) sum[r][n] = Vec<T>{};
   for (int64_t i = 0; i < inner; ++i) {
     Vec<T> x[N];
     for (int n = 0; n < N; ++n) x[n] = vec(b + i * b_row + n * L);
@@ -65,45 +61,51 @@ TTR_SIMD_INLINE void tile(int64_t inner, const T* a, int64_t row, int64_t step, 
       for (int n = 0; n < N; ++n) sum[r][n] += y * x[n];
     }
   }
+  if (times)
+    for (int r = 0; r < R; ++r)
+      for (int n = 0; n < N; ++n) sum[r][n] += vec(from + r * c_row + n * L) * vec(times + n * L);
+  else if (from)
+    for (int r = 0; r < R; ++r)
+      for (int n = 0; n < N; ++n) sum[r][n] += vec(from + r * c_row + n * L);
   for (int r = 0; r < R; ++r)
     for (int n = 0; n < N; ++n) vec(c + r * c_row + n * L) = sum[r][n];
 }
 
 template <int R, int N, class T>
-TTR_SIMD_INLINE void columns(int64_t rows, int64_t inner, const Operand<T>& a, const T* b, int64_t b_row, T* c, int64_t c_row, const T* times,
-                             bool fresh) {
+TTR_SIMD_INLINE void columns(int64_t rows, int64_t inner, const Operand<T>& a, const T* b, int64_t b_row, T* c, int64_t c_row, const T* from,
+                             const T* times) {
   int64_t r = 0;
-  for (; r + R <= rows; r += R) tile<R, N>(inner, a.at + r * a.row, a.row, a.step, b, b_row, c + r * c_row, c_row, times, fresh);
-  for (; r < rows; ++r) tile<1, N>(inner, a.at + r * a.row, a.row, a.step, b, b_row, c + r * c_row, c_row, times, fresh);
+  for (; r + R <= rows; r += R) tile<R, N>(inner, a.at + r * a.row, a.row, a.step, b, b_row, c + r * c_row, c_row, from ? from + r * c_row : nullptr, times);
+  for (; r < rows; ++r) tile<1, N>(inner, a.at + r * a.row, a.row, a.step, b, b_row, c + r * c_row, c_row, from ? from + r * c_row : nullptr, times);
 }
 
 template <class T>
 TTR_SIMD_INLINE void any_product(int64_t rows, int64_t lanes, int64_t inner, const Operand<T>& a, const T* b, int64_t b_row, T* c, int64_t c_row,
-                                 const T* times, bool fresh) {
+                                 const T* from, const T* times) {
   constexpr int64_t L = Register<T>::lanes;
   int64_t n = 0;
-  const auto at = [&](int64_t lane) { return times ? times + lane : nullptr; };
-  for (; n + 4 * L <= lanes; n += 4 * L) columns<4, 4>(rows, inner, a, b + n, b_row, c + n, c_row, at(n), fresh);
-  for (; n + 2 * L <= lanes; n += 2 * L) columns<8, 2>(rows, inner, a, b + n, b_row, c + n, c_row, at(n), fresh);
-  for (; n < lanes; n += L) columns<8, 1>(rows, inner, a, b + n, b_row, c + n, c_row, at(n), fresh);
+  const auto at = [&](const T* x) { return x ? x + n : nullptr; };
+  for (; n + 4 * L <= lanes; n += 4 * L) columns<4, 4>(rows, inner, a, b + n, b_row, c + n, c_row, at(from), at(times));
+  for (; n + 2 * L <= lanes; n += 2 * L) columns<8, 2>(rows, inner, a, b + n, b_row, c + n, c_row, at(from), at(times));
+  for (; n < lanes; n += L) columns<8, 1>(rows, inner, a, b + n, b_row, c + n, c_row, at(from), at(times));
 }
 
 // Functions of their own, so that each is compiled once an instruction set.
 TTR_SIMD_CLONES void product(int64_t rows, int64_t lanes, int64_t inner, Operand<float> a, const float* b, int64_t b_row, float* c, int64_t c_row,
-                             const float* times, bool fresh) {
-  any_product(rows, lanes, inner, a, b, b_row, c, c_row, times, fresh);
+                             const float* from, const float* times) {
+  any_product(rows, lanes, inner, a, b, b_row, c, c_row, from, times);
 }
 TTR_SIMD_CLONES void product(int64_t rows, int64_t lanes, int64_t inner, Operand<double> a, const double* b, int64_t b_row, double* c,
-                             int64_t c_row, const double* times, bool fresh) {
-  any_product(rows, lanes, inner, a, b, b_row, c, c_row, times, fresh);
+                             int64_t c_row, const double* from, const double* times) {
+  any_product(rows, lanes, inner, a, b, b_row, c, c_row, from, times);
 }
 template <class T>
 void set_product(int64_t rows, int64_t lanes, int64_t inner, Operand<T> a, const T* b, int64_t b_row, T* c, int64_t c_row) {
-  product(rows, lanes, inner, a, b, b_row, c, c_row, nullptr, true);
+  product(rows, lanes, inner, a, b, b_row, c, c_row, nullptr, nullptr);
 }
 template <class T>
 void add_product(int64_t rows, int64_t lanes, int64_t inner, Operand<T> a, const T* b, int64_t b_row, T* c, int64_t c_row, const T* times = nullptr) {
-  product(rows, lanes, inner, a, b, b_row, c, c_row, times, false);
+  product(rows, lanes, inner, a, b, b_row, c, c_row, c, times);
 }
 
 // -- transposes and sums across a register: swap lanes between two registers at distance 8, 4, 2, 1 --------------------------------------------
@@ -552,8 +554,7 @@ TTR_SIMD_INLINE void backward_head(const DecayBackward<T>& p, T* slab, int64_t b
       if (i + 1 == blocks) break;
       fade_keys(m.x[i], Kp, c);
       T* const next = m.states + (i + 1) * V * Kp;
-      std::copy_n(next - V * Kp, V * Kp, next);
-      add_product(V, Kp, c, Operand<T>{m.x[i].v, 1, Vp}, m.x[i].end, Kp, next, Kp, m.x[i].since + c * Kp);
+      product(V, Kp, c, Operand<T>{m.x[i].v, 1, Vp}, m.x[i].end, Kp, next, Kp, next - V * Kp, m.x[i].since + c * Kp);
     }
     for (int64_t i = blocks - 1; i >= 0; --i) {
       const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);

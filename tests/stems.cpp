@@ -1,4 +1,4 @@
-// The two stems as operations of a graph: second derivatives through their definitions, decode, split sequences, states exchanged with fold,
+// The stems as operations of a graph: second derivatives through their definitions, decode, split sequences, states exchanged with fold,
 // causality, and a plan that can be forced and says why it refuses. tests/parity.cpp holds them against fold; here they are held against
 // themselves.
 #include "parity.hpp"
@@ -24,6 +24,13 @@ constexpr Stem kStems[] = {{"delta/cpu-chunk", "delta_net"},
                            {"delta/cpu-chunk", "gated_delta_net"},
                            {"delta/cpu-chunk", "l2_sgd"},
                            {"delta/cpu-chunk", "longhorn"},
+                           {"diagonal_decay/cpu-block", "linear_attention"},
+                           {"diagonal_decay/cpu-block", "normalised_linear_attention"},
+                           {"diagonal_decay/cpu-block", "simple_gla"},
+                           {"diagonal_decay/cpu-block", "gla"},
+                           {"diagonal_decay/cpu-block", "hgrn2"},
+                           {"diagonal_decay/cpu-block", "rwkv6"},
+                           {"diagonal_decay/cpu-block", "mlstm"},
                            {"softmax_attention/cpu-blocked", "softmax_attention"},
                            {"softmax_attention/cpu-blocked", "qknorm_attention"}};
 
@@ -226,7 +233,8 @@ TEST_SUITE("stems") {
         for (const Slot& slot : recipe.slots())
           if (slot.per != Per::head)
             other.slots[slot.name] = concat({slice(b.slots[slot.name], 1, 0, t), slice(a.slots[slot.name], 1, t, 130)}, 1);
-        for (const auto& [slot, x] : a.slots) if (x.rank() == 1) other.slots[slot] = x;
+        for (const Slot& slot : recipe.slots())
+          if (slot.per == Per::head) other.slots[slot.name] = a.slots[slot.name];
         a.segments = other.segments = from_vector(ids, {1, 130}, {Dtype::i32, cpu_device});
         const Tensor one = slice(remember(recipe, a, route).y, 1, t, 130), two = slice(remember(recipe, other, route).y, 1, t, 130);
         CHECK(difference(one, two) == 0);
@@ -283,7 +291,7 @@ TEST_SUITE("stems") {
       return "no such route";
     };
     struct Case { const char *route, *recipe, *why; };
-    const char *delta = "delta/cpu-chunk", *attention = "softmax_attention/cpu-blocked";
+    const char *delta = "delta/cpu-chunk", *decay = "diagonal_decay/cpu-block", *attention = "softmax_attention/cpu-blocked";
     for (const Case& c : std::vector<Case>{
              {delta, "even / linear / descend[at=previous] / reading[read=strict]", "option read=strict of reading is not honoured"},
              {delta, "even / linear / descend[at=previous] / reading[writes=2]", "option writes=2 of reading is not honoured"},
@@ -302,6 +310,23 @@ TEST_SUITE("stems") {
              {delta, "geometric / linear / proximal", "weights are geometric, needs even under proximal"},
              {delta, "longhorn_diagonal", "option diagonal=true of proximal is not honoured"},
              {delta, "weight_decay / linear / descend[at=decayed]", "weight_decay erases before the decay, needs at=previous"},
+             {decay, "even / linear / descend[at=previous]", "descend steps at the memory of the moment, needs at=initial"},
+             {decay, "even / linear / descend[at=initial,steps=2]", "option steps=2 of descend is not honoured"},
+             {decay, "even / linear / descend[rule=momentum,at=initial]", "needs descend"},
+             {decay, "even / linear / exact", "optimizer is exact, needs descend"},
+             {decay, "even / mlp / descend[at=initial]", "function class is mlp, needs linear"},
+             {decay, "even / linear[erase=separate] / descend[at=initial]", "option erase=separate of linear is not honoured"},
+             {decay, "even / linear[tied=true] / descend[at=initial]", "the key is tied to a decay a channel, needs per=channel"},
+             {decay, "even / linear[bonus=true,normaliser=sum] / descend[at=initial]", "option bonus=true of linear is not honoured beside"},
+             {decay, "even / linear[learned=true,feature=elu1] / descend[at=initial]", "option learned=true of linear is not honoured beside feature"},
+             {decay, "even / linear / descend[at=initial] / reading[writes=2]", "option writes=2 of reading is not honoured"},
+             {decay, "even / linear / descend[at=initial] / reading[read=chunk]", "option read=chunk of reading is not honoured"},
+             {decay, "weight_decay / linear / descend[at=initial]", "weights are weight_decay, needs even, geometric or moving_average"},
+             {decay, "gateloop", "option phase=true of geometric is not honoured"},
+             {decay, "mamba", "option per=entry of geometric is not honoured"},
+             {decay, "mamba3", "needs descend"},
+             {decay, "geometric[per=channel,write=log] / linear / descend[at=initial]", "option write=log of geometric is not honoured"},
+             {decay, "geometric[per=channel] / linear[feature=elu1] / descend[at=initial]", "option feature=elu1 of linear is not honoured beside per=channel"},
              {attention, "kernel / constant / exact / reading[writes=2]", "option writes=2 of reading is not honoured"},
              {attention, "kernel / constant / exact / reading[visible=everything]", "option visible=everything of reading is not honoured"},
              {attention, "kernel[kernel=gaussian] / constant / exact", "option kernel=gaussian of kernel is not honoured"},
@@ -317,8 +342,11 @@ TEST_SUITE("stems") {
     CHECK(reason(delta, "even / linear[learned=true] / descend[at=previous]", {.segments = true}) == "documents begin with a learned memory, needs a zero one");
     CHECK(reason(attention, "softmax_attention", {.segments = true, .want_state = true}) ==
           "a state of packed documents keeps only the last of them, needs fold");
-    for (const char* route : {"delta/cuda-recurrent", "softmax_attention/cuda-streaming"}) {
-      const std::string why = reason(route, route[0] == 'd' ? "delta_net" : "softmax_attention");
+    CHECK(reason(decay, "even / linear[learned=true] / descend[at=initial]", {.segments = true}) == "documents begin with a learned memory, needs a zero one");
+    CHECK(reason(decay, "cosformer", {.segments = true}) == "documents begin at position 0 and the feature map asks for positions, needs fold");
+    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"diagonal_decay/cuda-recurrent", "gla"},
+                                        {"softmax_attention/cuda-streaming", "softmax_attention"}}) {
+      const std::string why = reason(route, recipe);
       CHECK((why == "built without CUDA" || why == "the tensors are on cpu, needs cuda"));
     }
   }
@@ -330,10 +358,12 @@ TEST_SUITE("stems") {
     CHECK(chosen.find("\n  training B2 T128 H4 K64 V32 f32 on cpu: delta/cpu-chunk\n") != std::string::npos);
     CHECK(chosen.find(" Mflop, ") != std::string::npos);
     CHECK(chosen.find("not ") == std::string::npos);
-    const std::string fallen = describe_plan(recipes::linear_attention, p);
+    const std::string fallen = describe_plan(recipes::oja, p);
     CHECK(fallen.find(": fold\n") != std::string::npos);
-    CHECK(fallen.find("  not delta/cpu-chunk: descend steps at a fixed point, needs previous or decayed\n") != std::string::npos);
-    CHECK(fallen.find("  not softmax_attention/cpu-blocked: weights are even, needs kernel\n") != std::string::npos);
+    CHECK(fallen.find("  not delta/cpu-chunk: option erase=transposed of linear is not honoured\n") != std::string::npos);
+    CHECK(fallen.find("  not diagonal_decay/cpu-block: option erase=transposed of linear is not honoured\n") != std::string::npos);
+    CHECK(fallen.find("  not softmax_attention/cpu-blocked: weights are geometric, needs kernel\n") != std::string::npos);
+    CHECK(describe_plan(recipes::linear_attention, p).find(": diagonal_decay/cpu-block\n") != std::string::npos);
     CHECK(describe_plan(recipes::gated_delta_net, p, "fold").find(": fold\n") != std::string::npos);
   }
 
