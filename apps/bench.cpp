@@ -30,6 +30,7 @@ namespace {
 constexpr double kCudaBytes = 4.26e12, kCudaFlopsF32 = 60e12, kCudaFlopsBf16 = 790e12;
 
 constexpr int64_t kMatmul = 512;
+constexpr const char* kProductStems[] = {"delta", "diagonal_decay", "softmax_attention"};   // measured against products; scans against copies
 
 // -- rows ----------------------------------------------------------------------------------------------------------------------------------
 std::string time_text(double seconds) {
@@ -282,13 +283,14 @@ int run_bench(const BenchOptions& o) {
   const auto wants = [&](const char* what) { return o.what == "all" || o.what == what; };
   Table table;
   if (wants("op")) bench_op(table);
-  const bool stems = wants("delta") || wants("softmax_attention"), streams = wants("scan");
+  const bool streams = wants("scan");
+  const bool stems = std::any_of(std::begin(kProductStems), std::end(kProductStems), wants);
   Rates rates;
   if (wants("matmul") || (stems && !device.is_cuda())) rates.flops = bench_matmul(table, wants("matmul")).rate;
   if (wants("copy") || (streams && !device.is_cuda())) rates.bytes = bench_copy(table);
-  for (const char* stem : {"delta", "softmax_attention", "scan"})
+  for (const char* stem : kProductStems)
     if (wants(stem)) bench_routes(table, stem, device, rates);
-  if (streams) bench_routes(table, "scan", device, rates, 16);   // the size of a published Mamba's memory
+  if (streams) bench_routes(table, "scan", device, rates), bench_routes(table, "scan", device, rates, 16);   // 16: of a published Mamba's memory
   if (wants("fold") || wants("delta")) bench_fold(table, recipes::gated_delta_net, "gated_delta_net");
   if (wants("fold") || wants("softmax_attention")) bench_fold(table, recipes::softmax_attention, "softmax_attention");
   if (wants("fold")) bench_fold(table, recipes::titans, "titans");
