@@ -171,7 +171,7 @@ std::string weights_reason(const Recipe& r, const LinearMap& map) {
   const auto* g = r.weights().ask<GeometricWeights>();
   if (!g) return fmt::format("weights are {}, needs even, geometric or moving_average", r.weights().name());
   if (const auto why = unhonoured(*g, {"per", "write", "fixed"}); !why.empty()) return why;
-  if (g->per == Decay::value || g->per == Decay::entry) return unhonoured(*g, {"write", "fixed"});
+  if (g->per != Decay::head && g->per != Decay::channel) return unhonoured(*g, {"write", "fixed"});
   const bool channel = g->per == Decay::channel;
   if (map.tied && !channel) return "the key is tied to a decay a channel, needs per=channel";
   if (channel && (g->write == WriteGate::log || g->write == WriteGate::tied)) return unhonoured(*g, {"per", "fixed"});
@@ -261,7 +261,8 @@ Tensor entering(const LinearMap& map, const Arguments& a, const Problem& p, int6
   const bool normalised = map.normaliser != Normaliser::none;
   if (a.state.empty()) {
     if (!map.learned) return {};
-    const Tensor start = cast(a.slots.at("initial_memory"), dtype), all = broadcast_to(reshape(start, start.shape().insert(0, 1)), start.shape().insert(0, p.batch));
+    const Tensor start = cast(a.slots.at("initial_memory"), dtype);
+    const Tensor all = broadcast_to(reshape(start, start.shape().insert(0, 1)), start.shape().insert(0, p.batch));
     return normalised ? pad(all, 2, 0, 1) : all;
   }
   const auto carried = [&](const char* name, const Shape& want) {
@@ -291,7 +292,8 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
 
   Tensor q = normed_keys(a.slots.at("q"), r.reading()), v = a.slots.at("v");
   Tensor k = map.tied ? -expm1(c.log_decay) : normed_keys(a.slots.at("k"), r.reading());
-  if (normalised || map.tied || map.learned || !map.feature.ask<Identity>()) q = cast(q, dtype), k = cast(k, dtype), v = cast(v, dtype);   // answers are divided
+  if (normalised || map.tied || map.learned || !map.feature.ask<Identity>())
+    q = cast(q, dtype), k = cast(k, dtype), v = cast(v, dtype);   // answers are divided
   if (!map.feature.ask<Identity>()) {
     const int64_t first = position_of(a.state);
     q = features_of(map.feature, setting.scale == 1 ? q : q * setting.scale, a.slots, first);

@@ -355,7 +355,7 @@ TEST_SUITE("stems") {
              {decay, "even / linear / descend[at=initial] / reading[read=chunk]", "option read=chunk of reading is not honoured"},
              {decay, "weight_decay / linear / descend[at=initial]", "weights are weight_decay, needs even, geometric or moving_average"},
              {decay, "gateloop", "option phase=true of geometric is not honoured"},
-             {decay, "mamba", "option per=entry of geometric is not honoured"},
+             {decay, "mamba", "option per=product of geometric is not honoured"},
              {decay, "mamba3", "needs descend"},
              {decay, "geometric[per=channel,write=log] / linear / descend[at=initial]", "option write=log of geometric is not honoured"},
              {decay, "geometric[per=channel] / linear[feature=elu1] / descend[at=initial]", "option feature=elu1 of linear is not honoured beside per=channel"},
@@ -387,7 +387,8 @@ TEST_SUITE("stems") {
           "a state of packed documents keeps only the last of them, needs fold");
     CHECK(reason(decay, "even / linear[learned=true] / descend[at=initial]", {.segments = true}) == "documents begin with a learned memory, needs a zero one");
     CHECK(reason(decay, "cosformer", {.segments = true}) == "documents begin at position 0 and the feature map asks for positions, needs fold");
-    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"diagonal_decay/cuda-recurrent", "gla"}, {"scan/cuda-recurrent", "mamba"},
+    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"diagonal_decay/cuda-recurrent", "gla"},
+                                        {"scan/cuda-recurrent", "mamba"},
                                         {"softmax_attention/cuda-streaming", "softmax_attention"}}) {
       const std::string why = reason(route, recipe);
       CHECK((why == "built without CUDA" || why == "the tensors are on cpu, needs cuda"));
