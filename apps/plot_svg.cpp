@@ -6,6 +6,7 @@
 #include <iterator>
 #include <utility>
 #include <fmt/core.h>
+#include <ttr/apps/utf8.hpp>
 #include <ttr/core/error.hpp>
 
 namespace ttr {
@@ -19,21 +20,14 @@ constexpr double kLabelGap = 14;
 std::string escape(const std::string& text) {
   std::string out;
   for (std::size_t i = 0; i < text.size();) {
-    const auto byte = [&](std::size_t k) { return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u; };
-    const unsigned c = byte(0);
-    std::size_t length = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
-    unsigned code = length == 1 ? c : length == 2 ? c & 0x1f : length == 3 ? c & 0x0f : c & 0x07;
-    for (std::size_t k = 1; k < length; ++k) {
-      if ((byte(k) & 0xc0) != 0x80) length = 0;
-      code = code << 6 | (byte(k) & 0x3f);
-    }
-    const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
-    const bool forbidden = code < 0x20 || (code >= 0xd800 && code < 0xe000) || code == 0xfffe || code == 0xffff || code > 0x10ffff;
-    if (length == 0 || overlong || forbidden) {
+    const Character at = character_at(text, i);
+    if (at.bytes == 0 || at.code < 0x20 || at.code == 0xfffe || at.code == 0xffff) {
       out += "?";
       i += 1;
       continue;
     }
+    const std::size_t length = static_cast<std::size_t>(at.bytes);
+    const char c = text[i];
     if (c == '&')
       out += "&amp;";
     else if (c == '<')
@@ -195,6 +189,23 @@ std::string svg(const Plot& plot, int width, int height) {
     put(out, R"(<text class="soft" x="{:.1f}" y="{:.1f}">{}</text>)", left + wide + 20, placed[i] + 4, escape(lines[i].label));
   }
 
+  double label_right = -1e300;
+  std::vector<Mark> marks = plot.marks;
+  std::sort(marks.begin(), marks.end(), [](const Mark& a, const Mark& b) { return a.x < b.x; });
+  for (const Mark& mark : marks) {
+    const double across = frame.across(mark.x);
+    if (!(across >= 0 && across <= 1)) continue;
+    const double x = left + wide * across, half = kCharacter * text_columns(mark.label);
+    put(out, R"(<line class="line" x1="{0:.1f}" y1="{1:.1f}" x2="{0:.1f}" y2="{2:.1f}" stroke-dasharray="2 3"/>)", x, top, bottom);
+    if (x - half < label_right) continue;   // no two labels over each other
+    put(out, R"(<text class="soft halo" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>)", x - 4, top + 12, escape(mark.label));
+    label_right = x;
+  }
+  // What is above the top edge is hidden by a picture in the picture.
+  const bool cut = std::isfinite(plot.y_most);
+  if (cut)
+    put(out, R"(<svg x="{0:.1f}" y="{1:.1f}" width="{2:.1f}" height="{3:.1f}" viewBox="{0:.1f} {1:.1f} {2:.1f} {3:.1f}">)", left - 6, top, wide + 12,
+        high + 6);
   for (std::size_t i = 0; i < plot.series.size(); ++i) {
     std::size_t shown = 0;
     const std::string path = path_of(plot.series[i], frame, left, top, wide, high, shown);
@@ -206,10 +217,11 @@ std::string svg(const Plot& plot, int width, int height) {
         path, colour, dense ? 1.3 : 2.2, dense ? 0.85 : 1.0);
     if (shown > 40) continue;
     for (std::size_t k = 0; k < plot.series[i].x.size(); ++k) {
-      if (!frame.shows(plot.series[i].x[k], plot.series[i].y[k])) continue;
+      if (!frame.inside(plot.series[i].x[k], plot.series[i].y[k])) continue;
       put(out, R"(<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>)", x_at(plot.series[i].x[k]), y_at(plot.series[i].y[k]), colour);
     }
   }
+  if (cut) out += "</svg>\n";
   for (std::size_t i = 0; i < plot.series.size(); ++i) {
     const int best = plot.series[i].mark_best ? best_point(plot.series[i], frame) : -1;
     if (best < 0) continue;
