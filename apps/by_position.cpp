@@ -3,6 +3,7 @@
 #include <fstream>
 #include <sstream>
 #include <ttr/apps/by_position.hpp>
+#include <ttr/apps/curve.hpp>
 #include <ttr/core/error.hpp>
 
 namespace ttr {
@@ -67,11 +68,7 @@ Series by_position_series(const std::string& name, const std::vector<Score>& sco
 Plot by_position_plot(const std::string& name, const std::vector<Score>& scores, LossUnit unit, const Yardsticks& yardsticks, std::int64_t trained) {
   Plot plot{.title = "loss by position in the context", .x_label = "tokens of context", .y_label = fmt::format("loss ({})", unit.label()), .log_x = true};
   plot.series.push_back(by_position_series(name, scores, unit));
-  for (size_t order = 1; order < yardsticks.ngrams.size(); order += 2) {
-    const double loss = unit.of_nats_per_byte(yardsticks.ngrams[order]);
-    plot.lines.push_back({fmt::format("order {}: {:.3f}", order, loss), loss});
-  }
-  if (yardsticks.entropy) plot.lines.push_back({fmt::format("entropy: {:.3f}", unit.of_nats_per_byte(*yardsticks.entropy)), unit.of_nats_per_byte(*yardsticks.entropy)});
+  add_yardsticks(plot, unit, yardsticks);
   if (trained > 0) plot.marks.push_back({"trained on " + std::to_string(trained), double(trained)});
   return plot;
 }

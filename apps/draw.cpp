@@ -8,13 +8,13 @@
 
 namespace ttr {
 
-void check_choice(const Choice& c) {
+void check_draw(const DrawOptions& c) {
   if (!(c.temperature >= 0 && std::isfinite(c.temperature))) throw refuse("sample", "temperature is {}, needs a number of at least 0", c.temperature);
   if (c.top_k < 0) throw refuse("sample", "top_k is {}, needs at least 0; 0 takes all", c.top_k);
   if (!(c.top_p > 0 && c.top_p <= 1)) throw refuse("sample", "top_p is {}, needs a number above 0 and at most 1; 1 takes all", c.top_p);
 }
 
-std::int32_t draw(std::span<const double> logits, const Choice& c, double u) {
+std::int32_t draw(std::span<const double> logits, const DrawOptions& c, double u) {
   const std::size_t n = logits.size();
   const std::size_t best = static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   if (c.temperature == 0) return static_cast<std::int32_t>(best);

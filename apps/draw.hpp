@@ -6,15 +6,15 @@
 
 namespace ttr {
 
-struct Choice {
+struct DrawOptions {
   double temperature = 0.8;   // 0: the likeliest, every time
   std::int64_t top_k = 0;     // 0: all
   double top_p = 1;           // in (0, 1]
 };
 
-void check_choice(const Choice&);   // refuses what is out of range
+void check_draw(const DrawOptions&);   // refuses what is out of range
 
 // u in [0, 1). Of equal scores the lower token counts as the likelier.
-std::int32_t draw(std::span<const double> logits, const Choice&, double u);
+std::int32_t draw(std::span<const double> logits, const DrawOptions&, double u);
 
 }  // namespace ttr

@@ -82,7 +82,7 @@ int eval_model(const EvalOptions& o) {
   fmt::print("\ncontext: {}{}\n\n", context, context == c.context ? "" : fmt::format(", trained on {}", c.context));
   std::fflush(stdout);
 
-  Yardsticks yardsticks{.entropy = text.entropy_nats_per_byte};
+  Yardsticks yardsticks{.ngrams = {}, .entropy = text.entropy_nats_per_byte};
   if (own.text) yardsticks.ngrams = Ngram(std::string_view(own.documents.bytes).substr(0, size_t(own.train))).score(scored);
   else fmt::print("no n-grams, which are counted on the run's own text: {}\n", own.missing);
 

@@ -20,7 +20,8 @@ bool each_pass(const LanguageModel& model, const Tokens& tokens, std::int64_t co
   const Device device = model.embed.weight->device();
   const std::vector<Window> windows = validation_windows(tokens.count(), context);
   const std::int64_t most = std::max<std::int64_t>(1, std::min(kTokens, kScores / model.options.vocab) / context);
-  std::int64_t targets = 0;
+  if (tokens.count() - std::int64_t(tokens.ends.size()) < 1)
+    throw refuse("data", "the text has 0 targets in its {} tokens, needs some; bring longer documents", tokens.count());
   for (size_t at = 0; at < windows.size();) {
     std::vector<std::int64_t> starts;
     const std::int64_t length = windows[at].length;
@@ -28,12 +29,9 @@ bool each_pass(const LanguageModel& model, const Tokens& tokens, std::int64_t co
     const Batch b = batch_of(tokens, starts, length);
     Pass pass;
     if (b.segments.defined()) pass.segments = to_device(b.segments, device);
-    const std::vector<std::int32_t> numbers = b.target.to_vector<std::int32_t>();
-    f(model(to_device(b.input, device), pass), to_device(b.target, device), numbers);
-    targets += std::count_if(numbers.begin(), numbers.end(), [](std::int32_t t) { return t >= 0; });
+    f(model(to_device(b.input, device), pass), to_device(b.target, device), b.target.to_vector<std::int32_t>());
     if (interrupted()) return false;
   }
-  if (targets == 0) throw refuse("data", "the text has 0 targets in its {} tokens, needs some; bring longer documents", tokens.count());
   return true;
 }
 
@@ -46,12 +44,20 @@ double Score::standard_error() const {
   return targets < 2 ? std::nan("") : std::sqrt(std::max(0.0, squares / n - mean * mean) / (n - 1));
 }
 
-std::optional<Score> evaluate(const LanguageModel& model, const Tokenizer& tokenizer, const Tokens& tokens, std::int64_t context) {
+Score targets_of(const Tokenizer& tokenizer, const Tokens& tokens) {
   Score score;
-  const bool done = each_pass(model, tokens, context, [&](const Tensor& logits, const Tensor& target, const std::vector<std::int32_t>& numbers) {
+  for (std::int64_t i = 1, document = 0; i < tokens.count(); ++i) {
+    const bool begins = i == tokens.ends[size_t(document)];
+    document += begins;
+    if (!begins) ++score.targets, score.bytes += std::int64_t(tokenizer.piece(tokens.ids[size_t(i)]).size());
+  }
+  return score;
+}
+
+std::optional<Score> evaluate(const LanguageModel& model, const Tokenizer& tokenizer, const Tokens& tokens, std::int64_t context) {
+  Score score = targets_of(tokenizer, tokens);
+  const bool done = each_pass(model, tokens, context, [&](const Tensor& logits, const Tensor& target, const std::vector<std::int32_t>&) {
     score.nats += cross_entropy(logits, target, false).item();
-    for (const std::int32_t t : numbers)
-      if (t >= 0) ++score.targets, score.bytes += std::int64_t(tokenizer.piece(t).size());
   });
   if (!done) return {};
   return score;

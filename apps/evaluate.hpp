@@ -21,6 +21,8 @@ struct Score {
   double standard_error() const;            // of nats_per_token, if targets were independent; needs squares
 };
 
+Score targets_of(const Tokenizer&, const Tokens&);   // how many there are, and their bytes
+
 // Of all targets; nothing when interrupted. squares are not filled.
 std::optional<Score> evaluate(const LanguageModel&, const Tokenizer&, const Tokens&, std::int64_t context);
 

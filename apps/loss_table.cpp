@@ -15,7 +15,7 @@ std::string loss_table(const std::string& model, const Score& score, const Token
   for (size_t order = 0; order < yardsticks.ngrams.size(); ++order) row(fmt::format("byte n-gram, order {}", order), yardsticks.ngrams[order] * bytes, "");
   std::string distance;
   if (yardsticks.entropy) {
-    row("the source's entropy", *yardsticks.entropy * bytes, "  no model is better on average");
+    row("the grammar's entropy", *yardsticks.entropy * bytes, "  no model is better on average");
     const double above = score.bits_per_byte() - bits_per_byte(*yardsticks.entropy, 1);
     distance = fmt::format("  {:.4f} bits per byte {} the entropy", std::abs(above), above < 0 ? "below" : "above");
   }

@@ -1,5 +1,6 @@
 // Reading a run back.
 #include <filesystem>
+#include <ttr/apps/checkpoint.hpp>
 #include <ttr/apps/run.hpp>
 #include <ttr/core/error.hpp>
 #include <ttr/optim/arena.hpp>
@@ -15,14 +16,11 @@ Run load_run(const char* where, const std::string& from, Options place) {
   if (path.empty())
     throw refuse(where, "{} holds no best.safetensors and no last.safetensors, needs a folder that ttr train wrote", from);
   const SafetensorsFile file(path);
-  const auto metadata = [&](const char* name) -> const std::string& {
-    const auto found = file.metadata().find(name);
-    if (found == file.metadata().end()) throw refuse(where, "{} has no metadata \"{}\", needs a checkpoint of ttr train", path, name);
-    return found->second;
-  };
-  RunConfig config = config_of_json(metadata("config"), path);
+  const auto found = file.metadata().find("config");
+  if (found == file.metadata().end()) throw refuse(where, "{} has no metadata \"config\", needs a checkpoint of ttr train", path);
+  RunConfig config = config_of_json(found->second, path);
   config.route.clear();   // the one it was trained by need not exist here
-  Tokenizer tokenizer = Tokenizer::parse(metadata("tokenizer"), path);
+  Tokenizer tokenizer = tokenizer_in(file);
   LanguageModel model = model_of(config, tokenizer.vocab(), place);
   load_parameters(model, file);
   return {path, std::move(config), std::move(tokenizer), std::move(model)};

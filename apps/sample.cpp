@@ -33,7 +33,7 @@ std::string all_of(std::FILE* file) {
 
 std::string continuation(const LanguageModel& model, const Tokenizer& tokenizer, const SampleOptions& o, int64_t context,
                          const std::function<void(std::string_view)>& heard) {
-  check_choice(o.choice);
+  check_draw(o.draw);
   std::vector<int32_t> tokens = tokenizer.encode(o.prompt);
   if (tokens.empty()) throw refuse("sample", "the prompt is empty, needs at least one byte");
   const size_t prompt = tokens.size();
@@ -45,7 +45,7 @@ std::string continuation(const LanguageModel& model, const Tokenizer& tokenizer,
   const auto newest = [&](size_t count) { return as_row(std::span(tokens).last(std::min(tokens.size(), count)), device); };
   Tensor logits = model.prefill(newest(looks_back ? size_t(context) : tokens.size()), state);
   for (int64_t i = 0; i < o.tokens && !interrupted(); ++i) {
-    tokens.push_back(draw(logits.to_vector<double>(), o.choice, uniform<double>({key, 0x73616d70}, uint64_t(i))));
+    tokens.push_back(draw(logits.to_vector<double>(), o.draw, uniform<double>({key, 0x73616d70}, uint64_t(i))));
     if (heard) heard(tokenizer.piece(tokens.back()));
     if (i + 1 == o.tokens) break;
     if (looks_back && state.position >= context) {
@@ -59,7 +59,7 @@ std::string continuation(const LanguageModel& model, const Tokenizer& tokenizer,
 }
 
 int sample_model(SampleOptions o) {
-  check_choice(o.choice);
+  check_draw(o.draw);
   const Run run = load_run("sample", o.from, place_named(o.device, o.dtype));
   if (o.prompt == "-") o.prompt = all_of(stdin);
   catch_interrupts();

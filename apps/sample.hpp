@@ -13,7 +13,7 @@ namespace ttr {
 struct SampleOptions {
   std::string from, prompt = "\n", device = "cpu", dtype = "f32";   // prompt "-": standard input
   int64_t tokens = 500, seed = 1;
-  Choice choice = {};
+  DrawOptions draw = {};
 };
 int sample_model(SampleOptions);
 

@@ -76,6 +76,8 @@ std::string read_bible(const std::string& command, std::string& reason) {
 
 }  // namespace
 
+bool is_built_in(const std::string& file) { return file == "bible" || file == "grammar" || file.starts_with("grammar:"); }
+
 Text load_text(const TextOptions& options) {
   Text text;
   const auto bible = [&](std::string& reason) {
@@ -97,14 +99,13 @@ Text load_text(const TextOptions& options) {
     return text;
   }
   for (const std::string& file : options.files) {
-    const bool built_in = file == "bible" || file == "grammar" || file.starts_with("grammar:");
-    if (built_in && options.files.size() > 1)
+    if (is_built_in(file) && options.files.size() > 1)
       throw refuse("data", "{} stands among {} files, needs to be alone; a file of that name is ./{}", file, options.files.size(), file);
     if (file == "bible") {
       if (!bible(reason)) throw refuse("data", "the Bible cannot be read because {}, needs the program bible of bible-kjv", reason);
       return text;
     }
-    if (built_in) {
+    if (is_built_in(file)) {
       std::uint64_t seed = options.seed;
       const std::string number = file.substr(std::min(file.size(), std::string_view("grammar:").size()));
       const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), seed);

@@ -28,6 +28,7 @@ struct TextOptions {
 };
 
 Text load_text(const TextOptions& options = {});
+bool is_built_in(const std::string& file);   // a word that asks for the Bible or a grammar
 
 struct Split {
   std::string_view train, validation;   // views into the text that was split

@@ -11,14 +11,14 @@ namespace {
 const std::vector<double> kLogits = {std::log(0.1), std::log(0.4), std::log(0.2), std::log(0.3)};
 
 // How often each token comes out over a grid of u: its probability.
-std::vector<double> shares(const ttr::Choice& choice, const std::vector<double>& logits = kLogits) {
+std::vector<double> shares(const ttr::DrawOptions& choice, const std::vector<double>& logits = kLogits) {
   std::vector<double> p(logits.size());
   constexpr int kGrid = 10000;
   for (int i = 0; i < kGrid; ++i) p[size_t(ttr::draw(logits, choice, (i + 0.5) / kGrid))] += 1.0 / kGrid;
   return p;
 }
 
-void check_shares(const ttr::Choice& choice, const std::vector<double>& want) {
+void check_shares(const ttr::DrawOptions& choice, const std::vector<double>& want) {
   const std::vector<double> got = shares(choice);
   for (size_t i = 0; i < want.size(); ++i) {
     CAPTURE(i);
@@ -53,10 +53,10 @@ TEST_SUITE("draw") {
 
   TEST_CASE("what is out of range is a sentence") {
     const double nan = std::nan("");
-    CHECK_THROWS_WITH_AS(ttr::check_choice({.temperature = -1}), "[sample] temperature is -1, needs a number of at least 0", ttr::Error);
-    CHECK_THROWS_AS(ttr::check_choice({.temperature = nan}), ttr::Error);
-    CHECK_THROWS_WITH_AS(ttr::check_choice({.top_k = -2}), "[sample] top_k is -2, needs at least 0; 0 takes all", ttr::Error);
-    for (const double p : {0.0, -0.5, 1.5, nan}) CHECK_THROWS_AS(ttr::check_choice({.top_p = p}), ttr::Error);
-    ttr::check_choice({});
+    CHECK_THROWS_WITH_AS(ttr::check_draw({.temperature = -1}), "[sample] temperature is -1, needs a number of at least 0", ttr::Error);
+    CHECK_THROWS_AS(ttr::check_draw({.temperature = nan}), ttr::Error);
+    CHECK_THROWS_WITH_AS(ttr::check_draw({.top_k = -2}), "[sample] top_k is -2, needs at least 0; 0 takes all", ttr::Error);
+    for (const double p : {0.0, -0.5, 1.5, nan}) CHECK_THROWS_AS(ttr::check_draw({.top_p = p}), ttr::Error);
+    ttr::check_draw({});
   }
 }
