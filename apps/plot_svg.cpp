@@ -107,6 +107,15 @@ std::string svg(const Plot& plot, int width, int height) {
   const double right = lines.empty() ? 28 : std::min(24 + widest_label + 10, 0.4 * width);
   const double wide = width - left - right;
 
+  // One best point is written at its place; several, which would cover each other, in the legend.
+  const auto best_of = [&](const Series& series) { return series.mark_best ? best_point(series, frame) : -1; };
+  const auto marked = std::count_if(plot.series.begin(), plot.series.end(), [&](const Series& series) { return best_of(series) >= 0; });
+  std::vector<std::string> names;
+  for (const Series& series : plot.series) {
+    const int best = best_of(series);
+    names.push_back(series.name + (marked > 1 && best >= 0 ? fmt::format(": {:.4g}", series.y[static_cast<std::size_t>(best)]) : ""));
+  }
+
   // The legend's rows, broken where the next name would not fit.
   struct Entry {
     double x;
@@ -116,8 +125,8 @@ std::string svg(const Plot& plot, int width, int height) {
   int legend_rows = 0;
   if (plot.series.size() > 1 || (plot.series.size() == 1 && !plot.series[0].name.empty())) {
     double x = left;
-    for (const Series& series : plot.series) {
-      const double needed = 26 + kCharacter * text_columns(series.name) + 18;
+    for (const std::string& name : names) {
+      const double needed = 26 + kCharacter * text_columns(name) + 18;
       if (x > left && x + needed > width - 10) x = left, ++legend_rows;
       legend.push_back({x, legend_rows});
       x += needed;
@@ -155,7 +164,7 @@ std::string svg(const Plot& plot, int width, int height) {
     const char* colour = kColours[i % std::size(kColours)];
     put(out, R"(<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="3" stroke-linecap="round"/>)",
         legend[i].x + 1.5, y, legend[i].x + 18.5, y, colour);
-    put(out, R"(<text class="ink" x="{:.1f}" y="{:.1f}">{}</text>)", legend[i].x + 26, y + 4, escape(plot.series[i].name));
+    put(out, R"(<text class="ink" x="{:.1f}" y="{:.1f}">{}</text>)", legend[i].x + 26, y + 4, escape(names[i]));
   }
 
   for (std::size_t i = 0; i < frame.y_ticks.size(); ++i) {
@@ -223,7 +232,7 @@ std::string svg(const Plot& plot, int width, int height) {
   }
   if (cut) out += "</svg>\n";
   for (std::size_t i = 0; i < plot.series.size(); ++i) {
-    const int best = plot.series[i].mark_best ? best_point(plot.series[i], frame) : -1;
+    const int best = best_of(plot.series[i]);
     if (best < 0) continue;
     const double value = plot.series[i].y[static_cast<std::size_t>(best)], where = plot.series[i].x[static_cast<std::size_t>(best)];
     const double x = x_at(where), y = y_at(value);
@@ -232,6 +241,7 @@ std::string svg(const Plot& plot, int width, int height) {
     const char* anchor = x + half > left + wide ? "end" : x - half < left ? "start" : "middle";
     put(out, R"(<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="5.5" fill="{}" stroke-width="2"/>)", x, y,
         kColours[i % std::size(kColours)]);
+    if (marked > 1) continue;
     // Above or below the point, wherever fewer points of the curves would lie under the words.
     const double begin = x - (anchor[0] == 'e' ? 2 : anchor[0] == 's' ? 0 : 1) * half, end = begin + 2 * half;
     int above = y - 24 < top ? 1 << 30 : 0, below = y + 24 > bottom ? 1 << 30 : 0;
