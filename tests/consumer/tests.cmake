@@ -1,0 +1,32 @@
+# The installed library, used from outside (check.cmake says how). Not under the sanitizers: their flags are not a user's.
+if(TTR_SANITIZE)
+  return()
+endif()
+set(consumer_settings -D BUILD=${CMAKE_BINARY_DIR} -D SOURCE=${CMAKE_CURRENT_SOURCE_DIR}/consumer -D COMPILER=${CMAKE_CXX_COMPILER}
+                      -D LIBDIR=${CMAKE_INSTALL_LIBDIR})
+function(add_consumer_test part)
+  add_test(NAME library.${part}
+    COMMAND ${CMAKE_COMMAND} -D PART=${part} ${consumer_settings} ${ARGN} -P ${CMAKE_CURRENT_SOURCE_DIR}/consumer/check.cmake)
+  set_tests_properties(library.${part} PROPERTIES LABELS quick FIXTURES_REQUIRED installed)
+endfunction()
+add_consumer_test(install)
+set_tests_properties(library.install PROPERTIES FIXTURES_REQUIRED "" FIXTURES_SETUP installed)
+add_consumer_test(cmake)
+find_program(PKG_CONFIG NAMES pkgconf pkg-config)
+if(PKG_CONFIG)
+  add_consumer_test(pkg_config -D PKG_CONFIG=${PKG_CONFIG})
+else()
+  message(STATUS "pkg-config: not found, ttr.pc is installed untested")
+endif()
+
+# The shared library without compiling anything again: the static one's objects are position-independent.
+if(ttr_is_static)
+  add_library(ttr_relinked SHARED $<TARGET_OBJECTS:ttr>)
+  target_link_libraries(ttr_relinked PRIVATE fmt::fmt Threads::Threads BLAS::BLAS ${CMAKE_DL_LIBS} $<$<BOOL:${ttr_with_cuda}>:CUDA::cudart_static> $<$<BOOL:${ttr_with_cuda}>:CUDA::cublas>)
+  set_target_properties(ttr_relinked PROPERTIES OUTPUT_NAME ttr LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/shared)
+  ttr_shows_only_itself(ttr_relinked)
+  set(shared_library $<TARGET_FILE:ttr_relinked>)
+else()
+  set(shared_library $<TARGET_FILE:ttr>)
+endif()
+add_consumer_test(shared -D SHARED=${shared_library} -D NM=${CMAKE_NM})
