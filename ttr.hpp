@@ -1,6 +1,7 @@
 // Everything an experiment includes, in one line; precompiled by the target ttr::precompiled.
 #pragma once
 #include <fmt/core.h>
+#include <ttr/apps/byte_windows.hpp>
 #include <ttr/apps/plot.hpp>
 #include <ttr/apps/text.hpp>
 #include <ttr/core/ops.hpp>

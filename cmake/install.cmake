@@ -7,7 +7,7 @@ set(ttr_internal_headers core/blas.hpp core/device_kernel.hpp core/dispatch.hpp 
 file(GLOB ttr_headers CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} core/*.hpp layers/*.hpp optim/*.hpp)
 list(REMOVE_ITEM ttr_headers ${ttr_internal_headers})
 list(FILTER ttr_headers EXCLUDE REGEX "^layers/.*_kernel\\.hpp$")
-foreach(header ttr.hpp apps/plot.hpp apps/text.hpp ${ttr_headers})
+foreach(header ttr.hpp apps/byte_windows.hpp apps/plot.hpp apps/text.hpp ${ttr_headers})
   get_filename_component(room ${header} DIRECTORY)
   install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/ttr/${room})
 endforeach()
