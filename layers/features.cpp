@@ -22,4 +22,10 @@ Tensor Elu1::map(const Tensor& x, const View&, int64_t) const {
   return where(less(zero, x), x + 1.0, exp(minimum(x, 0.0)));
 }
 
+namespace detail {
+template const FeatureModel* hold<FeatureHolder<Identity>>(Identity);
+template const FeatureModel* hold<FeatureHolder<Taylor2>>(Taylor2);
+template const FeatureModel* hold<FeatureHolder<Elu1>>(Elu1);
+}  // namespace detail
+
 }  // namespace ttr

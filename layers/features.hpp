@@ -27,7 +27,7 @@ template <class P> struct FeatureHolder final : Holder<FeatureModel, P> {
 
 struct AnyFeature : detail::Handle<detail::FeatureModel> {
   using Handle::Handle;
-  template <FeatureMap P> AnyFeature(P p) : Handle(std::make_shared<detail::FeatureHolder<P>>(std::move(p))) {}
+  template <FeatureMap P> AnyFeature(P p) : Handle(detail::hold<detail::FeatureHolder<P>>(std::move(p))) {}
   static AnyFeature parse(const std::string& text);   // through the vocabulary
 };
 
@@ -53,5 +53,11 @@ struct Elu1 {
   int64_t size(int64_t key_dim) const { return key_dim; }
   Tensor map(const Tensor& x, const View&, int64_t) const;
 };
+
+namespace detail {
+extern template const FeatureModel* hold<FeatureHolder<Identity>>(Identity);
+extern template const FeatureModel* hold<FeatureHolder<Taylor2>>(Taylor2);
+extern template const FeatureModel* hold<FeatureHolder<Elu1>>(Elu1);
+}  // namespace detail
 
 }  // namespace ttr
