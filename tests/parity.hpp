@@ -9,6 +9,7 @@
 // An error is |a - b|_F / |b|_F; a part whose entries are smaller than 0.1 on average is measured against 0.1: some adjoints are small or exactly
 // 0 because terms of size 1 cancel (attention with one visible key), and rounding is a fraction of those.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -104,7 +105,17 @@ inline Tensor draw_segments(const Scenario& s) {
   return from_vector(ids, {s.batch, s.tokens}, {Dtype::i32, cpu_device});
 }
 
-inline Call draw(const Recipe& recipe, const Scenario& s, uint64_t seed) {
+// The scenario as a recipe can have it: a memory that is not asked by key has as many heads as values, and complex values come in pairs.
+inline Scenario suited(const Recipe& recipe, Scenario s) {
+  const std::vector<Slot> slots = recipe.slots();
+  if (std::any_of(slots.begin(), slots.end(), [](const Slot& slot) { return slot.name == "q"; })) return s;
+  s.key_heads = s.value_heads = s.heads;
+  s.value_dim += s.value_dim % 2;
+  return s;
+}
+
+inline Call draw(const Recipe& recipe, const Scenario& listed, uint64_t seed) {
+  const Scenario s = suited(recipe, listed);
   const Recording off(false);
   Call call{draw_slots(recipe, s, s.tokens, seed), {}, {}, s.want_state, seed};
   if (s.segments) call.segments = draw_segments(s);
@@ -225,6 +236,17 @@ inline std::vector<Variant> variants_of(const Recipe& recipe) {
     learned.learned = true;
     list.push_back({"learned", Recipe(recipe.weights(), AnyFunction(learned), recipe.optimizer(), recipe.reading())});
   }
+  if (const auto* geometric = recipe.weights().ask<GeometricWeights>(); geometric && (geometric->per == Decay::product || geometric->per == Decay::value)) {
+    GeometricWeights other = *geometric;   // the same memory without its write, and with a decay of every entry's own
+    if (other.write != WriteGate::none) {
+      other.write = WriteGate::none;
+      list.push_back({"written whole", Recipe(AnyWeights(other), recipe.function(), recipe.optimizer(), recipe.reading())});
+    }
+    if (other.per == Decay::product) {
+      other.per = Decay::entry;
+      list.push_back({"a decay an entry", Recipe(AnyWeights(other), recipe.function(), recipe.optimizer(), recipe.reading())});
+    }
+  }
   return list;
 }
 
@@ -274,7 +296,8 @@ inline Tally compare_all(Device device, const std::vector<Dtype>& dtypes) {
   for (const Published& row : published_recipes())
     for (const Variant& variant : variants_of(row.recipe)) {
       const bool published = variant.name == "as published";
-      for (const Scenario& scenario : published ? scenarios() : short_scenarios()) {
+      for (const Scenario& listed : published ? scenarios() : short_scenarios()) {
+        const Scenario scenario = suited(variant.recipe, listed);
         ++seed;
         for (const Dtype dtype : dtypes) {
           Problem problem{.batch = scenario.batch, .tokens = scenario.tokens, .heads = scenario.heads, .key_heads = scenario.key_heads,
