@@ -10,7 +10,7 @@ namespace ttr {
 
 struct Series {
   std::string name;
-  std::vector<double> x, y;   // [points], the same number of each
+  std::vector<double> x = {}, y = {};   // [points], the same number of each
   bool mark_best = false;     // mark the lowest y and write it out
 };
 

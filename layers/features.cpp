@@ -59,4 +59,10 @@ int64_t feature_count(const AnyFeature& feature, int64_t key_dim) {
   return feature->size(View(line, 0, 1));
 }
 
+namespace detail {
+template const FeatureModel* hold<FeatureHolder<Identity>>(Identity);
+template const FeatureModel* hold<FeatureHolder<Taylor2>>(Taylor2);
+template const FeatureModel* hold<FeatureHolder<Elu1>>(Elu1);
+}  // namespace detail
+
 }  // namespace ttr

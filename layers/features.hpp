@@ -34,7 +34,7 @@ template <class P> struct FeatureHolder final : Holder<FeatureModel, P> {
 
 struct AnyFeature : detail::Handle<detail::FeatureModel> {
   using Handle::Handle;
-  template <FeatureMap P> AnyFeature(P p) : Handle(std::make_shared<detail::FeatureHolder<P>>(std::move(p))) {}
+  template <FeatureMap P> AnyFeature(P p) : Handle(detail::hold<detail::FeatureHolder<P>>(std::move(p))) {}
   static AnyFeature parse(const std::string& text);   // through the vocabulary
 };
 
@@ -68,5 +68,11 @@ struct Elu1 {
 // With slots of its own the map is another one in every head, and h is the number of heads.
 Tensor features_of(const AnyFeature&, const Tensor& x, const Slots&, int64_t first);
 int64_t feature_count(const AnyFeature&, int64_t key_dim);   // with slots of their usual sizes
+
+namespace detail {
+extern template const FeatureModel* hold<FeatureHolder<Identity>>(Identity);
+extern template const FeatureModel* hold<FeatureHolder<Taylor2>>(Taylor2);
+extern template const FeatureModel* hold<FeatureHolder<Elu1>>(Elu1);
+}  // namespace detail
 
 }  // namespace ttr

@@ -168,4 +168,11 @@ Tensor Polynomial::penalty(const View& view, const Tensor& ridge) const {
 }
 Pack Polynomial::solved(const Tensor& solution) const { return {{{"coefficients", solution}}}; }
 
+namespace detail {
+template const FunctionModel* hold<FunctionHolder<Constant>>(Constant);
+template const FunctionModel* hold<FunctionHolder<LinearMap>>(LinearMap);
+template const FunctionModel* hold<FunctionHolder<Mlp>>(Mlp);
+template const FunctionModel* hold<FunctionHolder<Polynomial>>(Polynomial);
+}  // namespace detail
+
 }  // namespace ttr
