@@ -216,6 +216,12 @@ void bench_fold(Table& table, const Recipe& recipe, const std::string& name) {  
             fmt::format("{:.0f} us/token", t.least * 1e6 / double(p.batch * p.tokens)));
 }
 
+// A feature map with more features than the key has channels: its own operations would be timed, and fold on its wide keys takes minutes.
+bool widens(const Recipe& recipe, int64_t key_dim) {
+  const auto* map = recipe.function().ask<LinearMap>();
+  return map && map->feature->tokens_at_once() && feature_count(map->feature, key_dim) > key_dim;
+}
+
 // What the CPU does at best: products, and bytes through main memory. A stem of matrix products has its floor in the one, a scan in the other.
 struct Rates { double flops = 0, bytes = 0; };
 
@@ -228,7 +234,7 @@ void bench_routes(Table& table, const std::string& stem, Device device, Rates cp
         const Recipe& recipe = published.recipe;
         Problem p = problem_of(device, dtype);
         p.key_dim = key_dim;
-        if (!route.accepts(recipe, p).empty()) continue;
+        if (!route.accepts(recipe, p).empty() || widens(recipe, p.key_dim)) continue;
         const auto slots = recipe.slots();
         const bool keyed = std::any_of(slots.begin(), slots.end(), [](const Slot& s) { return s.name == "k"; });
         if (key_dim != 64 && !keyed) continue;

@@ -206,13 +206,13 @@ template <class T> struct ForwardSlab {
   Block<T> x;
   T *yt, *y, *memory;
   size_t count;
-  ForwardSlab(T* at, const DecaySizes& n) {
+  ForwardSlab(T* at, const DecaySizes& n, int64_t heads) {
     Pieces<T> p{at};
     const int64_t Kp = padded(n.key_dim), Vp = padded(n.value_dim);
     x.take(p, Kp, Vp);
     yt = p.take(Vp * C);               // Y transposed                          [Vp, 16]
     y = p.take(C * Vp);                // Y                                     [16, Vp]
-    memory = p.take(n.value_dim * Kp); // M                                     [V, Kp]
+    memory = p.take(heads * n.value_dim * Kp);   // M                           [heads, V, Kp]
     count = p.used;
   }
 };
@@ -221,12 +221,12 @@ template <class T> struct BackwardSlab {
   Block<T> x[kBlocks];
   T *states, *adjoint, *dy, *columns_v, *d_pair, *pair_rows, *dq, *dk, *dg, *d_since, *dvt, *dv, *carried, *d_bonus;
   size_t count;
-  BackwardSlab(T* at, const DecaySizes& n, bool per_channel) {
+  BackwardSlab(T* at, const DecaySizes& n, int64_t heads, bool per_channel) {
     Pieces<T> p{at};
     const int64_t Kp = padded(n.key_dim), Vp = padded(n.value_dim);
     for (Block<T>& block : x) block.take(p, Kp, Vp);
     states = p.take(kBlocks * n.value_dim * Kp);   // the memory that enters each block      [4, V, Kp]
-    adjoint = p.take(n.value_dim * Kp);            // dM                                     [V, Kp]
+    adjoint = p.take(heads * n.value_dim * Kp);    // dM                                     [heads, V, Kp]
     dy = p.take(C * Vp);                           //                                        [16, Vp]
     columns_v = p.take(Vp * C);                    // V transposed                           [Vp, 16]
     d_pair = p.take(C * C);                        // dA [r, s]                              [16, 16]
@@ -238,7 +238,7 @@ template <class T> struct BackwardSlab {
     dvt = p.take(Vp * C);                          // dV transposed                          [Vp, 16]
     dv = p.take(C * Vp);                           //                                        [16, Vp]
     carried = p.take(per_channel ? C * C * Kp : 0);   // k'_s as it stands at token r: [r, s] [16, 16, Kp]
-    d_bonus = p.take(Kp);                          //                                        [Kp]
+    d_bonus = p.take(heads * Kp);                  //                                        [heads, Kp]
     count = p.used;
   }
 };
@@ -250,15 +250,21 @@ template <class T> TTR_SIMD_INLINE T* row(const Rows<T>& x, const DecaySizes& n,
 template <class T> TTR_SIMD_INLINE void pad_row(T* to, int64_t from, int64_t width) {
   for (int64_t i = from; i < width; ++i) to[i] = 0;
 }
+template <class T> TTR_SIMD_INLINE void write_row(T* __restrict to, const T* __restrict from, int64_t n, bool first) {
+  constexpr int64_t L = Register<T>::lanes;
+  int64_t j = 0;
+  for (; j + L <= n; j += L) vec(to + j) = first ? vec(from + j) : vec(to + j) + vec(from + j);
+  for (; j < n; ++j) to[j] = first ? from[j] : to[j] + from[j];
+}
 // Rows of c tokens into [16, width], zeros around them.
 template <class T>
 TTR_SIMD_INLINE void load_rows(T* to, const Rows<const T>& x, const DecaySizes& n, int64_t b, int64_t t0, int64_t c, int64_t head, int64_t dim,
                                int64_t width) {
   for (int64_t r = 0; r < c; ++r) {
-    std::copy_n(row(x, n, b, t0 + r, head, dim), dim, to + r * width);
-    pad_row(to + r * width, dim, width);
+    write_row(to + r * width, row(x, n, b, t0 + r, head, dim), dim, true);
+    if (dim < width) pad_row(to + r * width, dim, width);
   }
-  pad_row(to, c * width, C * width);
+  if (c < C) pad_row(to, c * width, C * width);
 }
 
 template <class T, class Arguments>
@@ -385,35 +391,38 @@ TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int6
 
 template <class T> TTR_SIMD_INLINE void load_matrix(T* to, int64_t to_row, const T* from, int64_t from_row, int64_t rows, int64_t width) {
   for (int64_t i = 0; i < rows; ++i) {
-    if (from) std::copy_n(from + i * from_row, width, to + i * to_row);
+    if (from) write_row(to + i * to_row, from + i * from_row, width, true);
     pad_row(to + i * to_row, from ? width : 0, to_row);
   }
 }
 template <class T> TTR_SIMD_INLINE void store_matrix(T* to, int64_t to_row, const T* from, int64_t from_row, int64_t rows, int64_t width) {
-  for (int64_t i = 0; i < rows; ++i) std::copy_n(from + i * from_row, width, to + i * to_row);
+  for (int64_t i = 0; i < rows; ++i) write_row(to + i * to_row, from + i * from_row, width, true);
 }
 
-template <class T> TTR_SIMD_INLINE void forward_head(const DecayForward<T>& p, T* slab, int64_t b, int64_t h) {
+// Heads [first, first + count) of sequence b, block by block: neighbours in a token's row are read while it is near.
+template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, T* slab, int64_t b, int64_t first, int64_t count) {
   const DecaySizes& n = p.size;
-  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), Vp = padded(V), head = b * n.heads + h;
-  ForwardSlab<T> m(slab, n);
+  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), Vp = padded(V), head = b * n.heads + first;
+  ForwardSlab<T> m(slab, n, count);
   Block<T>& x = m.x;
 
-  load_matrix(m.memory, Kp, p.memory_in ? p.memory_in + head * V * K : nullptr, K, V, K);
-  for (int64_t t0 = 0; t0 < n.tokens; t0 += C) {
-    const int64_t c = std::min(C, n.tokens - t0);
-    if (p.saved && t0 % kDecayChunk == 0) store_matrix(p.saved + (head * n.chunks() + t0 / kDecayChunk) * V * K, K, m.memory, Kp, V, K);
-    load_block(x, p, b, h, t0, c);
-    make_pairs(x, p, b, h, t0, c, static_cast<T*>(nullptr));
-    to_columns(x.query, Kp, x.columns);
-    set_product(V, C, Kp, Operand<T>{m.memory, Kp, 1}, x.columns, C, m.yt, C);   // Y^T = M0 (Q since)^T
-    add_product(V, C, c, Operand<T>{x.v, 1, Vp}, x.pair, C, m.yt, C);            //     + V^T A^T
-    to_rows(m.yt, Vp, m.y);
-    store_matrix(row(p.y, n, b, t0, h, V), p.y.token_stride, m.y, Vp, c, V);
-    if (t0 + c == n.tokens && !p.memory_out) return;
-    add_product(V, Kp, c, Operand<T>{x.v, 1, Vp}, x.end, Kp, m.memory, Kp, x.since + c * Kp);   // M_C = M0 diag(since) + V^T Kend
-  }
-  if (p.memory_out) store_matrix(p.memory_out + head * V * K, K, m.memory, Kp, V, K);
+  for (int64_t i = 0; i < count; ++i) load_matrix(m.memory + i * V * Kp, Kp, p.memory_in ? p.memory_in + (head + i) * V * K : nullptr, K, V, K);
+  for (int64_t t0 = 0; t0 < n.tokens; t0 += C)
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t c = std::min(C, n.tokens - t0), h = first + i;
+      T* const memory = m.memory + i * V * Kp;
+      if (p.saved && t0 % kDecayChunk == 0) store_matrix(p.saved + ((head + i) * n.chunks() + t0 / kDecayChunk) * V * K, K, memory, Kp, V, K);
+      load_block(x, p, b, h, t0, c);
+      make_pairs(x, p, b, h, t0, c, static_cast<T*>(nullptr));
+      to_columns(x.query, Kp, x.columns);
+      set_product(V, C, Kp, Operand<T>{memory, Kp, 1}, x.columns, C, m.yt, C);   // Y^T = M0 (Q since)^T
+      add_product(V, C, c, Operand<T>{x.v, 1, Vp}, x.pair, C, m.yt, C);          //     + V^T A^T
+      to_rows(m.yt, Vp, m.y);
+      store_matrix(row(p.y, n, b, t0, h, V), p.y.token_stride, m.y, Vp, c, V);
+      if (t0 + c == n.tokens && !p.memory_out) continue;
+      add_product(V, Kp, c, Operand<T>{x.v, 1, Vp}, x.end, Kp, memory, Kp, x.since + c * Kp);   // M_C = M0 diag(since) + V^T Kend
+    }
+  for (int64_t i = 0; i < count && p.memory_out; ++i) store_matrix(p.memory_out + (head + i) * V * K, K, m.memory + i * V * Kp, Kp, V, K);
 }
 
 // One decay a channel, N registers of them: the recurrences k'_s <- a_r k'_s and since <- a_r since, differentiated from the last token.
@@ -522,97 +531,109 @@ TTR_SIMD_INLINE void write_block(const DecayBackward<T>& p, const Block<T>& x, c
         m.d_bonus[j] += own * q[j] * k[j];                                                        // A_rr += scale (u * k_r) . q_r
       }
     }
-    if (p.dq.at) std::copy_n(dq, K, row(p.dq, n, b, t0 + r, h, K));
-    if (p.dk.at) {
-      T* to = row(p.dk, n, b, t0 + r, key_head, K);
-      for (int64_t j = 0; j < K; ++j) to[j] = first_key ? dk[j] : to[j] + dk[j];
-    }
-    if (p.d_log_decay && g.per_channel) std::copy_n(m.dg + r * Kp, K, p.d_log_decay + gate * K);
+    if (p.dq.at) write_row(row(p.dq, n, b, t0 + r, h, K), dq, K, true);
+    if (p.dk.at) write_row(row(p.dk, n, b, t0 + r, key_head, K), dk, K, first_key);
+    if (p.d_log_decay && g.per_channel) write_row(p.d_log_decay + gate * K, m.dg + r * Kp, K, true);
     if (p.d_log_decay && !g.per_channel) p.d_log_decay[gate] = m.dg[r];
   }
 }
 
-// first_key, first_value: no head before this one wrote into the shared rows of dk, dv.
-template <class T>
-TTR_SIMD_INLINE void backward_head(const DecayBackward<T>& p, T* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
+// One chunk of one head; m.adjoint and m.d_bonus are that head's.
+template <class T> TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& m, int64_t b, int64_t h, int64_t chunk) {
   constexpr int64_t L = Register<T>::lanes;
   const DecaySizes& n = p.size;
   const DecayGates<T>& g = p.gates;
   const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), Vp = padded(V), head = b * n.heads + h;
-  const int64_t value_head = h / (n.heads / n.value_heads);
-  BackwardSlab<T> m(slab, n, g.per_channel);
+  const int64_t per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads, value_head = h / per_value;
+  const bool first_key = h % per_key == 0, first_value = h % per_value == 0;   // no head before this one wrote into the shared rows of dk, dv
   T diagonal[C];
 
-  load_matrix(m.adjoint, Kp, p.d_memory_out ? p.d_memory_out + head * V * K : nullptr, K, V, K);
-  pad_row(m.d_bonus, 0, Kp);
-  for (int64_t chunk = n.chunks() - 1; chunk >= 0; --chunk) {
-    const int64_t first = chunk * kDecayChunk, blocks = (std::min(kDecayChunk, n.tokens - first) + C - 1) / C;
-    load_matrix(m.states, Kp, p.saved + (head * n.chunks() + chunk) * V * K, K, V, K);
-    for (int64_t i = 0; i < blocks; ++i) {
-      const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
-      load_block(m.x[i], p, b, h, t0, c);
-      if (i + 1 == blocks) break;
-      fade_keys(m.x[i], Kp, c);
-      T* const next = m.states + (i + 1) * V * Kp;
-      product(V, Kp, c, Operand<T>{m.x[i].v, 1, Vp}, m.x[i].end, Kp, next, Kp, next - V * Kp, m.x[i].since + c * Kp);
-    }
-    for (int64_t i = blocks - 1; i >= 0; --i) {
-      const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
-      Block<T>& x = m.x[i];
-      const T* const memory = m.states + i * V * Kp;
-      make_pairs(x, p, b, h, t0, c, g.per_channel ? m.carried : nullptr);
-      load_rows(m.dy, p.dy, n, b, t0, c, h, V, Vp);
-
-      to_columns(x.v, Vp, m.columns_v);
-      set_product(C, C, V, Operand<T>{m.dy, Vp, 1}, m.columns_v, C, m.d_pair, C);                 // Y = query M0^T + A V, for A
-      set_product(C, Kp, V, Operand<T>{m.dy, Vp, 1}, memory, Kp, m.dq, Kp);                       // Y, for query
-      set_product(C, Kp, V, Operand<T>{x.v, Vp, 1}, m.adjoint, Kp, m.dk, Kp);                     // M_C = M0 since + V^T Kend, for Kend
-      if (p.dv.at) {
-        to_columns(x.end, Kp, x.columns);
-        set_product(V, C, Kp, Operand<T>{m.adjoint, Kp, 1}, x.columns, C, m.dvt, C);              // M_C, for V
-        transpose_square(x.pair, C, m.pair_rows, C);
-        add_product(V, C, c, Operand<T>{m.dy, 1, Vp}, m.pair_rows, C, m.dvt, C);                  // Y, for V
-        to_rows(m.dvt, Vp, m.dv);
-        for (int64_t s = 0; s < c; ++s) {
-          T* to = row(p.dv, n, b, t0 + s, value_head, V);
-          const T* from = m.dv + s * Vp;
-          for (int64_t j = 0; j < V; ++j) to[j] = first_value ? from[j] : to[j] + from[j];
-        }
-      }
-      for (int64_t r = 0; r < C; ++r) {
-        diagonal[r] = m.d_pair[r * C + r];
-        pad_row(m.d_pair + r * C, g.strict ? r : r + 1, C);
-      }
-      if (p.d_log_decay)
-        for (int64_t j = 0; j < Kp; j += L) {
-          Vec<T> sum{};
-          for (int64_t r = 0; r < V; ++r) sum += vec(memory + r * Kp + j) * vec(m.adjoint + r * Kp + j);
-          vec(m.d_since + j) = sum;                                                               // M_C = M0 since + V^T Kend, for since
-        }
-      else pad_row(m.d_since, 0, Kp);
-      if (g.per_channel) {
-        int64_t j = 0;
-        for (; j + 2 * L <= Kp; j += 2 * L) sweep_channels<2>(x, m, j, Kp, c, g.strict);
-        for (; j < Kp; j += L) sweep_channels<1>(x, m, j, Kp, c, g.strict);
-      } else {
-        sweep_heads(x, m, Kp, c, g.strict, p.d_log_decay != nullptr);
-      }
-      write_block(p, x, m, diagonal, b, h, t0, c, first_key);
-      if (t0 == 0 && !p.d_memory_in) break;
-      add_product(V, Kp, c, Operand<T>{m.dy, 1, Vp}, x.query, Kp, m.adjoint, Kp, x.since + c * Kp);   // M_C;  Y, for M0
-    }
+  const int64_t first = chunk * kDecayChunk, blocks = (std::min(kDecayChunk, n.tokens - first) + C - 1) / C;
+  load_matrix(m.states, Kp, p.saved + (head * n.chunks() + chunk) * V * K, K, V, K);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
+    load_block(m.x[i], p, b, h, t0, c);
+    if (i + 1 == blocks) break;
+    fade_keys(m.x[i], Kp, c);
+    T* const next = m.states + (i + 1) * V * Kp;
+    product(V, Kp, c, Operand<T>{m.x[i].v, 1, Vp}, m.x[i].end, Kp, next, Kp, next - V * Kp, m.x[i].since + c * Kp);
   }
-  if (p.d_memory_in) store_matrix(p.d_memory_in + head * V * K, K, m.adjoint, Kp, V, K);
-  if (p.d_bonus) std::copy_n(m.d_bonus, K, p.d_bonus + head * K);
+  for (int64_t i = blocks - 1; i >= 0; --i) {
+    const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
+    Block<T>& x = m.x[i];
+    const T* const memory = m.states + i * V * Kp;
+    make_pairs(x, p, b, h, t0, c, g.per_channel ? m.carried : nullptr);
+    load_rows(m.dy, p.dy, n, b, t0, c, h, V, Vp);
+
+    to_columns(x.v, Vp, m.columns_v);
+    set_product(C, C, V, Operand<T>{m.dy, Vp, 1}, m.columns_v, C, m.d_pair, C);                 // Y = query M0^T + A V, for A
+    set_product(C, Kp, V, Operand<T>{m.dy, Vp, 1}, memory, Kp, m.dq, Kp);                       // Y, for query
+    set_product(C, Kp, V, Operand<T>{x.v, Vp, 1}, m.adjoint, Kp, m.dk, Kp);                     // M_C = M0 since + V^T Kend, for Kend
+    if (p.dv.at) {
+      to_columns(x.end, Kp, x.columns);
+      set_product(V, C, Kp, Operand<T>{m.adjoint, Kp, 1}, x.columns, C, m.dvt, C);              // M_C, for V
+      transpose_square(x.pair, C, m.pair_rows, C);
+      add_product(V, C, c, Operand<T>{m.dy, 1, Vp}, m.pair_rows, C, m.dvt, C);                  // Y, for V
+      to_rows(m.dvt, Vp, m.dv);
+      for (int64_t s = 0; s < c; ++s) write_row(row(p.dv, n, b, t0 + s, value_head, V), m.dv + s * Vp, V, first_value);
+    }
+    for (int64_t r = 0; r < C; ++r) {
+      diagonal[r] = m.d_pair[r * C + r];
+      const int64_t seen = g.strict ? r : r + 1;
+      T* const d = m.d_pair + r * C;
+      for (int64_t s = 0; s < C; ++s) d[s] = s < seen ? d[s] : T(0);
+    }
+    if (p.d_log_decay)
+      for (int64_t j = 0; j < Kp; j += L) {
+        Vec<T> sum{};
+        for (int64_t r = 0; r < V; ++r) sum += vec(memory + r * Kp + j) * vec(m.adjoint + r * Kp + j);
+        vec(m.d_since + j) = sum;                                                               // M_C = M0 since + V^T Kend, for since
+      }
+    else pad_row(m.d_since, 0, Kp);
+    if (g.per_channel) {
+      int64_t j = 0;
+      for (; j + 2 * L <= Kp; j += 2 * L) sweep_channels<2>(x, m, j, Kp, c, g.strict);
+      for (; j < Kp; j += L) sweep_channels<1>(x, m, j, Kp, c, g.strict);
+    } else {
+      sweep_heads(x, m, Kp, c, g.strict, p.d_log_decay != nullptr);
+    }
+    write_block(p, x, m, diagonal, b, h, t0, c, first_key);
+    if (t0 == 0 && !p.d_memory_in) break;
+    add_product(V, Kp, c, Operand<T>{m.dy, 1, Vp}, x.query, Kp, m.adjoint, Kp, x.since + c * Kp);   // M_C;  Y, for M0
+  }
 }
 
-TTR_SIMD_CLONES void forward_head_f32(const DecayForward<float>& p, float* slab, int64_t b, int64_t h) { forward_head(p, slab, b, h); }
-TTR_SIMD_CLONES void forward_head_f64(const DecayForward<double>& p, double* slab, int64_t b, int64_t h) { forward_head(p, slab, b, h); }
-TTR_SIMD_CLONES void backward_head_f32(const DecayBackward<float>& p, float* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
-  backward_head(p, slab, b, h, first_key, first_value);
+// Heads [first, first + count) of sequence b, chunk by chunk from the last.
+template <class T> TTR_SIMD_INLINE void backward_heads(const DecayBackward<T>& p, T* slab, int64_t b, int64_t first, int64_t count) {
+  const DecaySizes& n = p.size;
+  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), head = b * n.heads + first;
+  const BackwardSlab<T> all(slab, n, count, p.gates.per_channel);
+  for (int64_t i = 0; i < count; ++i)
+    load_matrix(all.adjoint + i * V * Kp, Kp, p.d_memory_out ? p.d_memory_out + (head + i) * V * K : nullptr, K, V, K);
+  pad_row(all.d_bonus, 0, count * Kp);
+  for (int64_t chunk = n.chunks() - 1; chunk >= 0; --chunk)
+    for (int64_t i = 0; i < count; ++i) {
+      BackwardSlab<T> m = all;
+      m.adjoint += i * V * Kp, m.d_bonus += i * Kp;
+      backward_chunk(p, m, b, first + i, chunk);
+    }
+  for (int64_t i = 0; i < count; ++i) {
+    if (p.d_memory_in) store_matrix(p.d_memory_in + (head + i) * V * K, K, all.adjoint + i * V * Kp, Kp, V, K);
+    if (p.d_bonus) write_row(p.d_bonus + (head + i) * K, all.d_bonus + i * Kp, K, true);
+  }
 }
-TTR_SIMD_CLONES void backward_head_f64(const DecayBackward<double>& p, double* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
-  backward_head(p, slab, b, h, first_key, first_value);
+
+TTR_SIMD_CLONES void run_heads(const DecayForward<float>& p, float* slab, int64_t b, int64_t first, int64_t count) {
+  forward_heads(p, slab, b, first, count);
+}
+TTR_SIMD_CLONES void run_heads(const DecayForward<double>& p, double* slab, int64_t b, int64_t first, int64_t count) {
+  forward_heads(p, slab, b, first, count);
+}
+TTR_SIMD_CLONES void run_heads(const DecayBackward<float>& p, float* slab, int64_t b, int64_t first, int64_t count) {
+  backward_heads(p, slab, b, first, count);
+}
+TTR_SIMD_CLONES void run_heads(const DecayBackward<double>& p, double* slab, int64_t b, int64_t first, int64_t count) {
+  backward_heads(p, slab, b, first, count);
 }
 
 bool sizes_hold(const DecaySizes& n) {
@@ -642,7 +663,24 @@ template <class T, class F> Status share(int64_t tasks, size_t slab, Workspace w
 }
 
 // Heads that share a row of keys or of values are one task, so that dk and dv are sums in a fixed order.
-int64_t groups(const DecaySizes& n) { return std::gcd(n.key_heads, n.value_heads); }
+// Beyond that a task takes as many heads as leave two tasks a thread.
+int64_t heads_together(const DecaySizes& n) {
+  const int64_t least = n.heads / std::gcd(n.key_heads, n.value_heads);
+  int64_t most = least;
+  for (int64_t count = least; count <= n.heads; count += least)
+    if (n.heads % count == 0 && n.batch * (n.heads / count) >= 2 * thread_count()) most = count;
+  return most;
+}
+template <class T> size_t slab_of(const DecayForward<T>& p) { return ForwardSlab<T>(nullptr, p.size, heads_together(p.size)).count; }
+template <class T> size_t slab_of(const DecayBackward<T>& p) {
+  return BackwardSlab<T>(nullptr, p.size, heads_together(p.size), p.gates.per_channel).count;
+}
+template <class T, class Arguments> Status share_heads(const Arguments& p, Workspace work) {
+  const DecaySizes& n = p.size;
+  if (!sizes_hold(n)) return Status::bad_size;
+  const int64_t count = heads_together(n), parts = n.heads / count;
+  return share<T>(n.batch * parts, slab_of(p), work, [&](int64_t task, T* slab) { run_heads(p, slab, task / parts, task % parts * count, count); });
+}
 
 template <class A> const int32_t* starts_of(const RunningScale<A>& x, int64_t b) { return x.segments ? x.segments + b * x.tokens : nullptr; }
 
@@ -651,33 +689,13 @@ template <class A> const int32_t* starts_of(const RunningScale<A>& x, int64_t b)
 namespace cpu {
 
 template <class T> size_t diagonal_decay_workspace(const DecayForward<T>& p) {
-  return bytes_for<T>(p.size.batch * p.size.heads, ForwardSlab<T>(nullptr, p.size).count);
+  return bytes_for<T>(p.size.batch * p.size.heads / heads_together(p.size), slab_of(p));
 }
-
 template <class T> size_t diagonal_decay_workspace(const DecayBackward<T>& p) {
-  return bytes_for<T>(p.size.batch * groups(p.size), BackwardSlab<T>(nullptr, p.size, p.gates.per_channel).count);
+  return bytes_for<T>(p.size.batch * p.size.heads / heads_together(p.size), slab_of(p));
 }
-
-template <class T> Status diagonal_decay_forward(const DecayForward<T>& p, Workspace work) {
-  const DecaySizes& n = p.size;
-  if (!sizes_hold(n)) return Status::bad_size;
-  return share<T>(n.batch * n.heads, ForwardSlab<T>(nullptr, n).count, work, [&](int64_t task, T* slab) {
-    if constexpr (sizeof(T) == 4) forward_head_f32(p, slab, task / n.heads, task % n.heads);
-    else forward_head_f64(p, slab, task / n.heads, task % n.heads);
-  });
-}
-
-template <class T> Status diagonal_decay_backward(const DecayBackward<T>& p, Workspace work) {
-  const DecaySizes& n = p.size;
-  if (!sizes_hold(n)) return Status::bad_size;
-  const int64_t count = groups(n), together = n.heads / count, per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads;
-  return share<T>(n.batch * count, BackwardSlab<T>(nullptr, n, p.gates.per_channel).count, work, [&](int64_t task, T* slab) {
-    for (int64_t h = task % count * together; h < (task % count + 1) * together; ++h) {
-      if constexpr (sizeof(T) == 4) backward_head_f32(p, slab, task / count, h, h % per_key == 0, h % per_value == 0);
-      else backward_head_f64(p, slab, task / count, h, h % per_key == 0, h % per_value == 0);
-    }
-  });
-}
+template <class T> Status diagonal_decay_forward(const DecayForward<T>& p, Workspace work) { return share_heads<T>(p, work); }
+template <class T> Status diagonal_decay_backward(const DecayBackward<T>& p, Workspace work) { return share_heads<T>(p, work); }
 
 template <class A> Status running_scale_forward(const RunningScale<A>& x) {
   const int64_t H = x.heads;
