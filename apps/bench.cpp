@@ -1,5 +1,7 @@
 // ttr bench: time, floor and ratio. A row is printed only after its parity with fold held.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <optional>
 #include <ttr/apps/bench.hpp>
@@ -175,6 +177,21 @@ Product bench_matmul(Table& table, bool print) {
   return {ours, flops / ours.least};
 }
 
+// Bytes read and written a second by a copy that no cache holds: what a memory-bound kernel is measured against.
+double bench_copy(Table& table) {
+  constexpr int64_t count = int64_t(1) << 26;   // 256 MB each
+  const Tensor from = ones({count});
+  Tensor to = zeros({count});
+  float* const at = static_cast<float*>(to.address());
+  const auto copy = [&] {
+    parallel_for(count, 1 << 16, [&](int64_t begin, int64_t end) { std::memcpy(at + begin, from.data<float>() + begin, size_t(end - begin) * sizeof(float)); });
+  };
+  const Timing t = timing_of(cpu_device, copy, 1.0);
+  const double rate = 2.0 * double(count) * sizeof(float) / t.least;
+  table.row("copy of 256 MB", t, {}, fmt::format("{:.1f} GB/s read and written, {} threads", rate * 1e-9, thread_count()));
+  return rate;
+}
+
 Problem problem_of(Device device, Dtype dtype) {
   return {.batch = 4,
           .tokens = 1024,
@@ -198,15 +215,23 @@ void bench_fold(Table& table, const Recipe& recipe, const std::string& name) {  
             fmt::format("{:.0f} us/token", t.least * 1e6 / double(p.batch * p.tokens)));
 }
 
-void bench_routes(Table& table, const std::string& stem, Device device, double cpu_rate) {
+// What the CPU does at best: products, and bytes through main memory. A stem of matrix products has its floor in the one, a scan in the other.
+struct Rates { double flops = 0, bytes = 0; };
+
+void bench_routes(Table& table, const std::string& stem, Device device, Rates cpu, int64_t key_dim = 64) {
+  const bool streams = stem == "scan";
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16})
     for (const Route& route : routes()) {
       if (route.stem != stem) continue;
       for (const Published& published : published_recipes()) {
         const Recipe& recipe = published.recipe;
-        const Problem p = problem_of(device, dtype);
+        Problem p = problem_of(device, dtype);
+        p.key_dim = key_dim;
         if (!route.accepts(recipe, p).empty()) continue;
-        const std::string name = fmt::format("{} {} {}", route.name, published.name, name_of(dtype));
+        const auto slots = recipe.slots();
+        const bool keyed = std::any_of(slots.begin(), slots.end(), [](const Slot& s) { return s.name == "k"; });
+        if (key_dim != 64 && !keyed) continue;
+        const std::string name = fmt::format("{} {} {}{}", route.name, published.name, name_of(dtype), key_dim == 64 ? "" : fmt::format(" K{}", key_dim));
         if (const std::string why = disagreement(route, recipe, p); !why.empty()) {
           table.refused(name, why);
           continue;
@@ -216,8 +241,9 @@ void bench_routes(Table& table, const std::string& stem, Device device, double c
         const double flops = route.flops(recipe, p), tokens = double(p.batch * p.tokens);
         const double floor = device.is_cuda() ? std::max(flops / (dtype == Dtype::bf16 ? kCudaFlopsBf16 : kCudaFlopsF32),
                                                          route.bytes(recipe, p) / kCudaBytes)
-                                              : flops / cpu_rate;
-        table.row(name, t, floor, fmt::format("{:.1f} GFLOP/s, {:.2f} us/token", flops / t.least * 1e-9, t.least * 1e6 / tokens));
+                                              : streams ? route.bytes(recipe, p) / cpu.bytes : flops / cpu.flops;
+        table.row(name, t, floor, fmt::format("{:.1f} GFLOP/s, {:.1f} GB/s, {:.2f} us/token", flops / t.least * 1e-9,
+                                              route.bytes(recipe, p) / t.least * 1e-9, t.least * 1e6 / tokens));
       }
     }
 }
@@ -256,20 +282,25 @@ int run_bench(const BenchOptions& o) {
   const auto wants = [&](const char* what) { return o.what == "all" || o.what == what; };
   Table table;
   if (wants("op")) bench_op(table);
-  const bool stems = wants("delta") || wants("softmax_attention");
-  double rate = 0;
-  if (wants("matmul") || (stems && !device.is_cuda())) rate = bench_matmul(table, wants("matmul")).rate;
-  for (const char* stem : {"delta", "softmax_attention"})
-    if (wants(stem)) bench_routes(table, stem, device, rate);
+  const bool stems = wants("delta") || wants("softmax_attention"), streams = wants("scan");
+  Rates rates;
+  if (wants("matmul") || (stems && !device.is_cuda())) rates.flops = bench_matmul(table, wants("matmul")).rate;
+  if (wants("copy") || (streams && !device.is_cuda())) rates.bytes = bench_copy(table);
+  for (const char* stem : {"delta", "softmax_attention", "scan"})
+    if (wants(stem)) bench_routes(table, stem, device, rates);
+  if (streams) bench_routes(table, "scan", device, rates, 16);   // the size of a published Mamba's memory
   if (wants("fold") || wants("delta")) bench_fold(table, recipes::gated_delta_net, "gated_delta_net");
   if (wants("fold") || wants("softmax_attention")) bench_fold(table, recipes::softmax_attention, "softmax_attention");
   if (wants("fold")) bench_fold(table, recipes::titans, "titans");
   if (wants("train")) bench_train(table, device);
-  if (stems)
+  if (stems || streams)
     fmt::print("\nforward plus backward; floors: {}\n",
                device.is_cuda() ? fmt::format("{:.2f} TB/s, {:.0f} TFLOP/s f32, {:.0f} TFLOP/s bf16 (measured on H200)", kCudaBytes * 1e-12,
                                               kCudaFlopsF32 * 1e-12, kCudaFlopsBf16 * 1e-12)
-                                : fmt::format("the route's own flops at {:.0f} GFLOP/s, our matmul at {}", rate * 1e-9, kMatmul));
+               : !streams ? fmt::format("the route's own flops at {:.0f} GFLOP/s, our matmul at {}", rates.flops * 1e-9, kMatmul)
+               : !stems   ? fmt::format("the route's own bytes at {:.1f} GB/s, our copy", rates.bytes * 1e-9)
+                          : fmt::format("the route's own flops at {:.0f} GFLOP/s, our matmul at {}; of a scan its bytes at {:.1f} GB/s, our copy",
+                                        rates.flops * 1e-9, kMatmul, rates.bytes * 1e-9));
   return table.failed ? 1 : 0;
 }
 

@@ -9,8 +9,10 @@
 #include <limits>
 #include <system_error>
 #include <utility>
+#include <unistd.h>
 #include <nlohmann/json.hpp>
 #include <ttr/core/error.hpp>
+#include <ttr/core/whole_file.hpp>
 
 namespace ttr {
 namespace {
@@ -48,6 +50,11 @@ void MetricsWriter::write(const Measured& measured) {
   }
 }
 
+void MetricsWriter::flush() {
+  if (fsync(fileno(file_)) != 0 && errno != EINVAL)   // a pipe has no disk
+    throw refuse("metrics", "file {} cannot be flushed to its disk ({}), needs room there", path_, std::strerror(errno));
+}
+
 Metrics read_metrics(const std::string& path) {
   if (std::filesystem::is_directory(path)) throw refuse("metrics", "file {} is a directory, needs to be a metrics.jsonl", path);
   std::ifstream in(path, std::ios::binary);
@@ -79,6 +86,22 @@ Metrics read_metrics(const std::string& path) {
     }
   }
   return metrics;
+}
+
+void cut_metrics(const std::string& path, std::int64_t last) {
+  if (!std::filesystem::exists(path)) return;
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw refuse("metrics", "file {} cannot be opened, needs to be readable", path);
+  std::string line, kept;
+  bool whole = true;
+  while (std::getline(in, line)) {
+    const nlohmann::json object = nlohmann::json::parse(line, nullptr, false);
+    const auto step = object.is_object() ? object.find("step") : object.end();
+    const bool stays = !in.eof() && object.is_object() && step != object.end() && step->is_number() && step->get<double>() <= double(last);
+    if (stays) kept += line + "\n";
+    whole = whole && stays;
+  }
+  if (!whole) write_whole("metrics", path, kept);
 }
 
 }  // namespace ttr

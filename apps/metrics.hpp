@@ -25,6 +25,7 @@ class MetricsWriter {
   MetricsWriter& operator=(const MetricsWriter&) = delete;
 
   void write(const Measured& measured);   // in the file when it returns
+  void flush();                           // on the disk: before a checkpoint that counts on these lines
 
  private:
   std::string path_;
@@ -38,5 +39,8 @@ struct Metrics {   // one entry a line; NaN for null and for a field that is not
 // Skips empty lines, unknown fields, and a last line without its newline that does not parse (an interrupted run). Anything else that is
 // wrong is one sentence with the number of the line.
 Metrics read_metrics(const std::string& path);
+
+// Drops the lines of steps after `last`, which a resumed run takes again, and a torn line; no file is left as none. All or nothing.
+void cut_metrics(const std::string& path, std::int64_t last);
 
 }  // namespace ttr

@@ -24,17 +24,17 @@ std::string toml_number(double x) {   // a float of TOML has a point or an expon
 
 std::string toml_of(RunConfig config) {
   std::string text;
-  config.each([&]<class T>(const char* name, T& value) {
-    if constexpr (std::is_same_v<T, std::string>) text += fmt::format("{} = {}\n", name, toml_string(value));
-    else if constexpr (std::is_same_v<T, double>) text += fmt::format("{} = {}\n", name, toml_number(value));
-    else text += fmt::format("{} = {}\n", name, value);
+  config.each([&]<class T>(const ConfigKey& key, T& value) {
+    if constexpr (std::is_same_v<T, std::string>) text += fmt::format("{} = {}\n", key.name, toml_string(value));
+    else if constexpr (std::is_same_v<T, double>) text += fmt::format("{} = {}\n", key.name, toml_number(value));
+    else text += fmt::format("{} = {}\n", key.name, value);
   });
   return text;
 }
 
 std::string json_of(RunConfig config) {
   nlohmann::ordered_json all;
-  config.each([&](const char* name, auto& value) { all[name] = value; });
+  config.each([&](const ConfigKey& key, auto& value) { all[key.name] = value; });
   return all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);   // a path need not be UTF-8
 }
 
@@ -42,14 +42,16 @@ RunConfig config_of_json(const std::string& json, const std::string& from) {
   const auto all = nlohmann::json::parse(json, nullptr, false);
   if (!all.is_object()) throw refuse("config", "the metadata \"config\" of {} is no JSON object, needs the one that ttr train writes", from);
   RunConfig config;
-  config.each([&]<class T>(const char* name, T& value) {
-    const auto found = all.find(name);
-    if (found == all.end()) throw refuse("config", "{} is missing in the metadata of {}, needs a checkpoint of ttr train", name, from);
-    const bool fits = std::is_same_v<T, std::string> ? found->is_string() : std::is_same_v<T, double> ? found->is_number() : found->is_number_integer();
-    if (!fits)
-      throw refuse("config", "{} is {} in the metadata of {}, needs {}", name, found->dump(), from,
-                   std::is_same_v<T, std::string> ? "text" : "a number");
-    value = found->template get<T>();
+  config.each([&]<class T>(const ConfigKey& key, T& value) {
+    const auto found = all.find(key.name);
+    if (found == all.end()) throw refuse("config", "{} is missing in the metadata of {}, needs a checkpoint of ttr train", key.name, from);
+    const bool kind = std::is_same_v<T, std::string> ? found->is_string()
+                      : std::is_same_v<T, bool>      ? found->is_boolean()
+                      : std::is_same_v<T, double>    ? found->is_number()
+                                                     : found->is_number_integer();
+    if (kind) value = found->template get<T>();
+    if (!kind || !permits(key.allowed, value))
+      throw refuse("config", "{} is {} in the metadata of {}, needs {}", key.name, found->dump(), from, wanted<T>(key.allowed));
   });
   return config;
 }
@@ -57,8 +59,16 @@ RunConfig config_of_json(const std::string& json, const std::string& from) {
 LanguageModel model_of(const RunConfig& c, Options place) {
   LanguageModelOptions o{.vocab = 256, .dim = c.dim, .blocks = c.blocks, .heads = c.heads};
   o.mixer = parse_recipe(c.ingredients.empty() ? c.recipe : c.ingredients);
+  if (c.core_only) o.around = core_of(usual_surroundings(o.mixer));
   o.route = c.route;
+  o.dropout = c.dropout;
   return LanguageModel(o, uint64_t(c.seed), place.device, place.dtype);
+}
+
+UpdateRule rule_of(const RunConfig& c) {
+  if (c.optimizer == "sgd") return Sgd{};
+  if (c.optimizer == "momentum") return Momentum{.momentum = c.momentum};
+  return AdamW{.beta2 = c.beta2, .decay = c.weight_decay};
 }
 
 }  // namespace ttr

@@ -1,89 +1,93 @@
 // ttr train: the run from configuration to files.
 #include <chrono>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
+#include <optional>
+#include <ttr/apps/checkpoint.hpp>
+#include <ttr/apps/corpus.hpp>
 #include <ttr/apps/interrupt.hpp>
 #include <ttr/apps/metrics.hpp>
 #include <ttr/apps/ngram.hpp>
 #include <ttr/apps/place.hpp>
 #include <ttr/apps/plot.hpp>
+#include <ttr/apps/profile_table.hpp>
 #include <ttr/apps/progress.hpp>
 #include <ttr/apps/sample.hpp>
-#include <ttr/apps/text.hpp>
 #include <ttr/apps/train.hpp>
 #include <ttr/core/ops.hpp>
-#include <ttr/core/random_kernel.hpp>
+#include <ttr/core/whole_file.hpp>
 #include <ttr/layers/describe.hpp>
 #include <ttr/layers/plan.hpp>
-#include <ttr/layers/vocabulary.hpp>
 #include <ttr/optim/schedule.hpp>
 #include <ttr/optim/trainer.hpp>
 
 namespace ttr {
 namespace {
 
-namespace fs = std::filesystem;
 constexpr const char* kWhere = "train";
-constexpr uint64_t kDataStream = 0x64617461;   // of the seed's random numbers, apart from those of the initial values
 
-struct Batch {   // i32 [rows, T]; target is input one byte later
-  Tensor input, target;
-  void each(auto&& f) { f("input", input), f("target", target); }
+// Summed and counted apart, so that pieces of a batch with unlike counts of targets add up to the whole batch.
+Loss loss_of(const LanguageModel& model, const Batch& b, StepKey key) {
+  const Pass pass{.segments = b.segments, .dropout_key = key.key, .dropout_piece = key.piece};
+  return {cross_entropy(model(b.input, pass), b.target, false), label_count(b.target)};
+}
+using ModelTrainer = Trainer<LanguageModel, Loss (*)(const LanguageModel&, const Batch&, StepKey)>;
+
+// Steps, as a captured graph where that is possible.
+class Stepping {
+ public:
+  Stepping(ModelTrainer& trainer, const LanguageModel& model, const RunConfig& c, bool segments) : trainer_(trainer) {
+    if (c.device != "cuda") {
+      why_ = "steps are captured on cuda only";
+      return;
+    }
+    for (const Block& block : model.blocks) {
+      const MemoryLayer& layer = block.mixer;
+      Problem problem = layer.problem(c.batch, c.context, true);
+      problem.segments = segments;
+      const Route* route = choose(layer.options.recipe, problem, layer.options.route).route;
+      if (std::string_view(route->name) == "fold") why_ = "fold does a token at a time, too many operations for a graph";
+    }
+    wanted_ = why_.empty();
+    if (!wanted_) fmt::print("{}\n", text());
+  }
+
+  // A step that is timed is not captured.
+  StepReport operator()(const std::vector<Batch>& batches, const StepOptions& options, bool plainly) {
+    if (wanted_ && !plainly) {
+      wanted_ = false;
+      try {
+        trainer_.capture(batches);
+      } catch (const Error& e) {
+        why_ = e.what();
+      }
+      fmt::print("{}\n", text());
+      std::fflush(stdout);
+    }
+    return trainer_.captured() && !plainly ? trainer_.replay(batches, options) : trainer_.step(batches, options);
+  }
+
+  std::string text() const {
+    return trainer_.captured() ? "steps: replays of a captured CUDA graph" : "steps: one operation after the other, because " + why_;
+  }
+
+ private:
+  ModelTrainer& trainer_;
+  std::string why_;
+  bool wanted_ = false;
 };
 
-Batch batch_of(std::string_view text, const std::vector<int64_t>& starts, int64_t length) {
-  std::vector<int32_t> input, target;
-  for (const int64_t start : starts)
-    for (int64_t i = start; i < start + length; ++i) {
-      input.push_back(int32_t(static_cast<unsigned char>(text[size_t(i)])));
-      target.push_back(int32_t(static_cast<unsigned char>(text[size_t(i) + 1])));
-    }
-  const Shape shape{int64_t(starts.size()), length};
-  return {from_vector(input, shape), from_vector(target, shape)};
-}
-
-Batch training_batch(std::string_view text, const RunConfig& c, int64_t step) {
-  return batch_of(text,
-                  sample_windows(int64_t(text.size()), c.context, c.batch, uint64_t(step),
-                                 [&](uint64_t i) {
-                                   return uniform<double>({uint64_t(c.seed), kDataStream}, i);
-                                 }),
-                  c.context);
-}
-
-// Mean nats per byte over every target of the text; nothing when interrupted.
-std::optional<double> evaluate(const LanguageModel& model, std::string_view text, const RunConfig& c) {
-  constexpr int64_t kTokens = 8192;   // of one forward pass
-  const Recording off(false);
-  const Device device = model.embed.weight->device();
-  const std::vector<Window> windows = validation_windows(int64_t(text.size()), c.context);
-  const size_t most = size_t(std::max<int64_t>(1, kTokens / c.context));
-  double total = 0;
-  for (size_t at = 0; at < windows.size();) {
-    std::vector<int64_t> starts;
-    const int64_t length = windows[at].length;
-    while (at < windows.size() && windows[at].length == length && starts.size() < most) starts.push_back(windows[at++].start);
-    const Batch b = batch_of(text, starts, length);
-    total += cross_entropy(model(to_device(b.input, device)), to_device(b.target, device), false).item();
-    if (interrupted()) return {};
-  }
-  return total / double(text.size() - 1);
-}
-
-void write_text(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  if (!file.flush()) throw refuse(kWhere, "{} cannot be written, needs a folder that can", path);
-}
-
-void prepare_folder(const std::string& out) {
-  std::error_code error;
-  if (fs::exists(out, error) && !fs::is_directory(out, error)) throw refuse(kWhere, "--out {} is a file, needs a new or empty folder", out);
-  if (fs::exists(out, error) && !fs::is_empty(out, error))
-    throw refuse(kWhere, "--out {} is not empty, needs a new or empty folder; no run is overwritten", out);
-  fs::create_directories(out, error);
-  if (!fs::is_directory(out)) throw refuse(kWhere, "--out {} cannot be made: {}", out, error.message());
+// What is printed when all steps are done, and the plot; also what an interrupted run leaves.
+struct Outcome {
+  double last_loss = std::nan("");
+  std::optional<double> last_val;
+};
+Outcome outcome_in(const std::string& metrics) {
+  Outcome outcome;
+  const Metrics m = read_metrics(metrics);
+  if (!m.loss.empty()) outcome.last_loss = m.loss.back();
+  for (const double v : m.val_loss)
+    if (std::isfinite(v)) outcome.last_val = v;
+  return outcome;
 }
 
 Plot curve_of(const std::string& metrics, const std::string& title, const std::vector<double>& ngrams, const std::optional<double>& entropy) {
@@ -96,92 +100,147 @@ Plot curve_of(const std::string& metrics, const std::string& title, const std::v
   return plot;
 }
 
+std::string data_text(const Corpus& corpus) {
+  std::string text = fmt::format("text: {}; trained on the first {}, validated on the last {}", corpus.text().source, corpus.train().size(),
+                                 corpus.validation().size());
+  if (corpus.documents() > 1) text += fmt::format("; {} documents without their separators, packed", corpus.documents());
+  return text;
+}
+
+double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
 }  // namespace
 
-int train_model(RunConfig c) {
+int train_model(const TrainFlags& flags) {
+  catch_interrupts();
+  std::optional<RunFolder> folder;
+  if (!flags.resume.empty()) folder.emplace(RunFolder::resumed(flags.resume));
+  const RunConfig c = resolve(flags, folder ? &*folder : nullptr);
   const Options place = place_named(c.device, c.dtype);
-  const Recipe recipe = parse_recipe(c.recipe);
-  c.ingredients = recipe.text();
-  if (c.warmup < 0) c.warmup = std::min<int64_t>(100, c.steps / 10);
-  if (c.eval_every == 0) c.eval_every = std::max<int64_t>(1, (c.steps + 3) / 4);
-  const Schedule schedule{.rate = c.lr, .kind = schedule_kind(c.schedule), .warmup = c.warmup, .schedule_steps = c.schedule_steps ? c.schedule_steps : c.steps,
+  const Schedule schedule{.rate = c.lr, .kind = schedule_kind(c.schedule), .warmup = c.warmup, .schedule_steps = c.schedule_steps,
                           .floor = c.schedule == "constant" ? 1.0 : 0.1};
   schedule(0);   // refuses what does not fit together before anything is made
-  const Text text = load_text({.file = c.data, .seed = uint64_t(c.seed)});
-  const Split split = split_text(text, c.context);
-  prepare_folder(c.out);
-  const auto in_out = [&](const char* name) { return (fs::path(c.out) / name).string(); };
-  write_text(in_out("config.toml"), toml_of(c));
-  catch_interrupts();
-
-  fmt::print("text: {}; trained on the first {}, validated on the last {}\n\n{}\n", text.source, split.train.size(), split.validation.size(), toml_of(c));
+  if (!folder) folder.emplace(RunFolder::fresh(c.out));
+  const Corpus corpus(load_text({.file = c.data, .seed = uint64_t(c.seed)}), c.documents, c.context);
   LanguageModel model = model_of(c, place);
-  fmt::print("{}\n", describe(model, {.batch = c.batch, .tokens = c.context}));
-  std::fflush(stdout);
-  const std::vector<double> ngrams = Ngram(split.train).score(split.validation);
+  ModelTrainer trainer(model, rule_of(c), loss_of, uint64_t(c.seed), c.ema);
+  const std::string metrics_path = folder->file("metrics.jsonl"), last = folder->file("last.safetensors"),
+                    best = folder->file("best.safetensors");
 
-  Trainer trainer(
-      model, AdamW{.beta2 = c.beta2, .decay = c.weight_decay},
-      [](const LanguageModel& m, const Batch& b) { return cross_entropy(m(b.input), b.target); }, uint64_t(c.seed));
-  const std::map<std::string, std::string> metadata{{"config", json_of(c)}, {"format", "ttr language model"}};
-  const auto clock = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
-  const double began = clock();
-  double best = std::numeric_limits<double>::infinity(), last_loss = std::nan("");
-  std::optional<double> last_val;
-  int64_t step = 0;
+  Standing standing;
+  if (!folder->checkpoint().empty()) {
+    const SafetensorsFile file(folder->checkpoint());
+    standing = standing_in(file);
+    trainer.load(file);
+    if (trainer.steps() > c.steps)
+      throw refuse(kWhere, "--steps is {}, needs at least {}, the steps in {}; it counts from the start of the run", c.steps, trainer.steps(),
+                   folder->checkpoint());
+  }
+  const int64_t first = trainer.steps();
+  write_whole(kWhere, folder->file("config.toml"), toml_of(c));
+  cut_metrics(metrics_path, first);
+
+  fmt::print("{}\n\n{}\n", data_text(corpus), toml_of(c));
+  if (!flags.resume.empty()) fmt::print("resumed after step {} of {}\n\n", first, c.steps);
+  const DescribeOptions sizes{.batch = (c.batch + c.accumulate - 1) / c.accumulate, .tokens = c.context, .segments = corpus.documents() > 1,
+                              .moments = int64_t(trainer.arena().memories().size()) + (c.ema > 0)};
+  fmt::print("{}\n", describe(model, sizes));
+  std::fflush(stdout);
+  const std::vector<double> ngrams = Ngram(corpus.train()).score(corpus.validation());
+
+  const auto save_last = [&](int64_t step) {
+    trainer.save(last, metadata_of(c, standing));
+    folder->keep_last(step, c.keep);
+  };
+  std::string saved = folder->checkpoint();
+  int64_t saved_step = first;
+  const double began = seconds_now();
+  int64_t step = first;
   {
-    MetricsWriter metrics(in_out("metrics.jsonl"));
-    Progress progress(c.steps, c.batch * c.context);
-    std::vector<StepReport> unread;   // reading a report waits for the device, so they are read where a line is written
+    MetricsWriter metrics(metrics_path, true);
+    Progress progress(c.steps, c.batch * c.context, first);
+    Stepping stepping(trainer, model, c, corpus.documents() > 1);
+    std::optional<Profile> profile;
+    std::vector<StepReport> unread;   // on CUDA reading a report waits for the device: done where a line or a file is written
     while (step < c.steps && !interrupted()) {
-      const Batch batch = training_batch(split.train, c, step);
+      const int64_t timed_until = c.profile > 0 ? first + 1 + c.profile : 0;   // the first step fills the memory pool
+      if (step == first + 1 && step < timed_until) profile.emplace(place.device);
+      if (profile) profile->resume();
       const double rate = schedule(step);
-      unread.push_back(trainer.step(batch, {.rate = rate, .clip = c.clip}));
+      unread.push_back(stepping(corpus.draw(uint64_t(c.seed), standing.cursor, c.batch, c.accumulate), {.rate = rate, .clip = c.clip},
+                                step < timed_until));
+      const int64_t drawn_from = std::exchange(standing.cursor, standing.cursor + c.batch);
       ++step;
-      const bool evaluates = step % c.eval_every == 0 || step == c.steps;
-      if (!evaluates && step % c.log_every != 0 && step != 1) continue;
-      for (const StepReport& report : unread)
-        if (!report.finite())
-          throw refuse(kWhere, "the loss of step {} is {}, needs a finite one: {}; lower --lr", report.index() + 1, report.loss(),
-                       trainer.explain_nonfinite(training_batch(split.train, c, report.index())));
+      if (profile) profile->pause();
+      if (profile && (step == c.steps || step == timed_until)) {
+        progress.pause();
+        fmt::print("{}\n", profile_table(*profile, step - first - 1, product_rate(place)));
+        std::fflush(stdout);
+        profile.reset();
+      }
+
+      const bool evaluates = step % c.eval_every == 0 || step == c.steps, saves = step % c.save_every == 0 || step == c.steps;
+      const bool logs = evaluates || step % c.log_every == 0 || step == 1;
+      if (place.device.is_cuda() && !saves && !logs && int64_t(unread.size()) < kStepRecords / 2) continue;
+      for (const StepReport& report : unread) {
+        if (report.finite()) continue;
+        std::string why;
+        const int64_t cursor = drawn_from - (step - 1 - report.index()) * c.batch;
+        for (const Batch& piece : corpus.draw(uint64_t(c.seed), cursor, c.batch, c.accumulate))
+          if (why.empty() || why.ends_with("are finite")) why = trainer.explain_nonfinite(piece);
+        const std::string left =
+            saved.empty() ? "no checkpoint was written before it" : fmt::format("the checkpoint of step {} is {}", saved_step, saved);
+        throw refuse(kWhere, "step {} has loss {} and gradient norm {}, needs both finite: {}; lower --lr; {}", report.index() + 1,
+                     report.loss(), report.grad_norm(), why, left);
+      }
       Measured measured{.step = step, .loss = unread.back().loss(), .lr = rate, .grad_norm = unread.back().grad_norm()};
-      last_loss = measured.loss;
       unread.clear();
+      if (!saves && !logs) continue;
       progress.step(step, measured.loss);
       measured.tokens_per_s = progress.tokens_per_s();
-      if (evaluates) {
-        progress.pause();
-        measured.val_loss = evaluate(model, split.validation, c);
-        if (measured.val_loss) {
-          last_val = measured.val_loss;
-          progress.validated(*last_val);
-          trainer.save(in_out("last.safetensors"), metadata);
-          if (*last_val < best) best = *last_val, trainer.save(in_out("best.safetensors"), metadata);
-        }
+      if (evaluates || saves) progress.pause();
+      if (evaluates)
+        trainer.averaged([&] {
+          if (const auto score = corpus.evaluate(model)) measured.val_loss = score->nats;
+        });
+      if (measured.val_loss) progress.validated(*measured.val_loss);
+      // In this order a process that is killed anywhere loses nothing: what last.safetensors does not know yet is done again.
+      if (logs) metrics.write(measured);
+      if (saves) metrics.flush();
+      if (measured.val_loss && *measured.val_loss < standing.best) {
+        standing.best = *measured.val_loss;
+        trainer.save(best, metadata_of(c, standing));
       }
-      metrics.write(measured);
+      if (saves) save_last(step), saved = last, saved_step = step;
     }
     progress.finish();
   }
-  const double seconds = clock() - began;
-  trainer.save(in_out("last.safetensors"), metadata);
-  const Plot curve = curve_of(in_out("metrics.jsonl"), fmt::format("{} on {} bytes", c.recipe, text.bytes.size()), ngrams, text.entropy_nats_per_byte);
-  write_svg(in_out("curve.svg"), curve);
-  if (interrupted()) {
-    fmt::print(stderr, "[train] interrupted after step {} of {}; saved in {}\n", step, c.steps, in_out("last.safetensors"));
+  const double seconds = seconds_now() - began;
+  if (interrupted() && step > saved_step) save_last(step);
+  const Plot curve = curve_of(metrics_path, fmt::format("{} on {} bytes", c.recipe, corpus.text().bytes.size()), ngrams,
+                              corpus.text().entropy_nats_per_byte);
+  write_svg(folder->file("curve.svg"), curve);
+  if (interrupted() && step < c.steps) {
+    fmt::print(stderr, "[train] interrupted after step {} of {}; saved in {}; to go on: ttr train --resume {}\n", step, c.steps, last, folder->path());
     return kInterrupted;
   }
 
+  const Outcome outcome = outcome_in(metrics_path);
   fmt::print("\n{}\n", terminal(curve));
-  fmt::print("{} steps in {:.1f} s, {} tokens/s with validation\nvalidation, nats per byte over {} targets\n", c.steps, seconds,
-             rate_text(double(c.steps * c.batch * c.context) / seconds), split.validation.size() - 1);
+  if (step > first)
+    fmt::print("{} steps in {:.1f} s, {} tokens/s with validation\n", step - first, seconds,
+               rate_text(double((step - first) * c.batch * c.context) / seconds));
+  fmt::print("validation, nats per byte over {} targets\n", corpus.validation().size() - 1);
   for (size_t order = 0; order < ngrams.size(); ++order) fmt::print("  {:<24} {:.4f}\n", fmt::format("byte n-gram, order {}", order), ngrams[order]);
-  if (text.entropy_nats_per_byte) fmt::print("  {:<24} {:.4f}\n", "the grammar's entropy", *text.entropy_nats_per_byte);
-  fmt::print("  {:<24} {:.4f}  (training {:.4f}, best {:.4f})\n", c.recipe.size() > 24 ? "this model" : c.recipe, *last_val, last_loss, best);
+  if (corpus.text().entropy_nats_per_byte) fmt::print("  {:<24} {:.4f}\n", "the grammar's entropy", *corpus.text().entropy_nats_per_byte);
+  fmt::print("  {:<24} {:.4f}  (training {:.4f}, best {:.4f})\n", c.recipe.size() > 24 ? "this model" : c.recipe,
+             outcome.last_val.value_or(std::nan("")), outcome.last_loss, standing.best);
   SampleOptions sampling;
   sampling.seed = c.seed;
-  const std::string sample = for_people(continuation(model, sampling, c.context));
-  fmt::print("\nsample, temperature {}\n{}\n\nwritten to {}\n", sampling.temperature, sample, c.out);
+  trainer.averaged([&] {
+    fmt::print("\nsample, temperature {}\n{}\n", sampling.temperature, for_people(continuation(model, sampling, c.context)));
+  });
+  fmt::print("\nwritten to {}\n", folder->path());
   return 0;
 }
 

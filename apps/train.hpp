@@ -1,14 +1,11 @@
-// ttr train: a language model over bytes, from nothing to files and a sample. `out` receives
-//   config.toml         everything that made the run
-//   metrics.jsonl       one object a logged step
-//   curve.svg           losses over steps, with the n-grams as lines
-//   last.safetensors    the newest parameters and the optimizer's memories; best.safetensors: those with the lowest validation loss
+// ttr train: a language model over bytes, from nothing, or from where an earlier run stopped, to files and a sample. What the folder of a run
+// holds is said in run_folder.hpp; docs/6-training.md teaches the rest.
 // Losses are nats per byte. Validation is the last tenth of the text, in consecutive windows of `context`, the last one partial.
 #pragma once
-#include <ttr/apps/run_config.hpp>
+#include <ttr/apps/resolve.hpp>
 
 namespace ttr {
 
-int train_model(RunConfig);
+int train_model(const TrainFlags&);
 
 }  // namespace ttr

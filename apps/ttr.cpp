@@ -1,6 +1,9 @@
 // ttr: the program. This file reads the command line and turns what went wrong into one sentence and an exit code; each subcommand has a file of its own.
 //   0 done, 1 refused or failed, 2 usage, 130 interrupted
+#include <algorithm>
+#include <csignal>
 #include <cstdio>
+#include <map>
 #include <new>
 #include <CLI/CLI.hpp>
 #include <ttr/apps/apply.hpp>
@@ -45,6 +48,26 @@ CLI::Validator at_least(int64_t least) {
           n = least - 1;
         }
         return n >= least ? std::string() : fmt::format("is {}, needs a whole number of at least {}", text, least);
+      },
+      "");
+}
+
+template <class T> CLI::Validator as_allowed(const Allowed& allowed) {
+  return CLI::Validator(
+      [allowed](std::string& text) {
+        bool good = true;
+        if constexpr (std::is_same_v<T, std::string>) {
+          good = permits(allowed, text);
+        } else {
+          T value{};
+          try {
+            detail::read_option("ttr", "the value", text, value);
+            good = permits(allowed, value);
+          } catch (const Error&) {
+            good = false;
+          }
+        }
+        return good ? std::string() : fmt::format("is {}, needs {}", text, wanted<T>(allowed));
       },
       "");
 }
@@ -94,30 +117,20 @@ int run(int argc, char** argv) {
   applies->add_option("--key-eps", apply.key_eps, "Of the key norm");
   applies->add_option("--ridge-policy", apply.ridge_policy, "Of a least-squares solve: none, constant, decaying, relative or refreshed");
 
-  RunConfig train;
+  TrainFlags train;
   CLI::App* trains = app.add_subcommand("train", "A language model over bytes, on your text, with any recipe");
-  trains->add_option("--recipe", train.recipe, "A published name, or weights / function / optimizer");
-  trains->add_option("--data", train.data, "A text file; without one the King James Bible if bible-kjv is installed, else a grammar");
-  trains->add_option("--out", train.out, "A new or empty folder for what the run writes")->required();
-  trains->add_option("--steps", train.steps, "Updates")->check(at_least(1));
-  trains->add_option("--batch", train.batch, "Sequences of a step")->check(at_least(1));
-  trains->add_option("--context", train.context, "Tokens of a sequence")->check(at_least(1));
-  trains->add_option("--dim", train.dim, "Width of the model")->check(at_least(1));
-  trains->add_option("--blocks", train.blocks, "Blocks")->check(at_least(1));
-  trains->add_option("--heads", train.heads, "Heads of a block")->check(at_least(1));
-  trains->add_option("--lr", train.lr, "Highest learning rate");
-  trains->add_option("--warmup", train.warmup, "Steps up to it; -1: a tenth of the run, at most 100");
-  trains->add_option("--schedule", train.schedule, "What follows: constant, cosine or wsd")->check(CLI::IsMember({"constant", "cosine", "wsd"}));
-  trains->add_option("--schedule-steps", train.schedule_steps, "Length of cosine and wsd; 0: --steps")->check(at_least(0));
-  trains->add_option("--clip", train.clip, "Largest norm of the gradient; 0: no clipping");
-  trains->add_option("--weight-decay", train.weight_decay, "Of AdamW");
-  trains->add_option("--beta2", train.beta2, "Of AdamW");
-  trains->add_option("--seed", train.seed, "Of initial values, data and samples")->check(at_least(0));
-  trains->add_option("--eval-every", train.eval_every, "Steps between validations; 0: four in the run")->check(at_least(0));
-  trains->add_option("--log-every", train.log_every, "Steps between lines of metrics.jsonl")->check(at_least(1));
-  devices(trains->add_option("--device", train.device, "cpu or cuda"));
-  dtypes(trains->add_option("--dtype", train.dtype, "f32, f64 or bf16 (on cuda)"));
-  trains->add_option("--route", train.route, "Force one by name");
+  trains->add_option("--config", train.file, "A TOML file with any of these options, underscores for dashes; flags override it");
+  trains->add_option("--resume", train.resume, "The folder of a run, or one of its checkpoints, to go on from");
+  std::map<std::string, CLI::Option*> keys;
+  train.config.each([&]<class T>(const ConfigKey& key, T& value) {
+    if (std::string_view(key.name) == "ingredients") return;   // written by the program, read from files only
+    std::string flag = "--" + std::string(key.name);
+    std::replace(flag.begin(), flag.end(), '_', '-');
+    CLI::Option* option = nullptr;
+    if constexpr (std::is_same_v<T, bool>) option = trains->add_flag(flag, value, key.help);
+    else option = trains->add_option(flag, value, key.help)->check(as_allowed<T>(key.allowed));
+    keys[key.name] = option;
+  });
 
   SampleOptions sample;
   CLI::App* samples = app.add_subcommand("sample", "Text from a model that ttr train wrote");
@@ -131,8 +144,8 @@ int run(int argc, char** argv) {
 
   BenchOptions bench;
   CLI::App* benches = app.add_subcommand("bench", "Time, floor and ratio of what ttr computes, parity first");
-  benches->add_option("--what", bench.what, "all, op, matmul, delta, softmax_attention, fold or train")
-      ->check(CLI::IsMember({"all", "op", "matmul", "delta", "softmax_attention", "fold", "train"}));
+  benches->add_option("--what", bench.what, "all, op, matmul, copy, delta, softmax_attention, scan, fold or train")
+      ->check(CLI::IsMember({"all", "op", "matmul", "copy", "delta", "softmax_attention", "scan", "fold", "train"}));
   devices(benches->add_option("--device", bench.device, "cpu or cuda"));
 
   try {
@@ -149,7 +162,11 @@ int run(int argc, char** argv) {
   }
   if (*list) return list_recipes(recipes);
   if (*plans) return print_plan(plan);
-  if (*trains) return train_model(train);
+  if (*trains) {
+    for (const auto& [name, option] : keys)
+      if (option->count() > 0) train.given.insert(name);
+    return train_model(train);
+  }
   if (*benches) return run_bench(bench);
   if (*samples) return sample_model(sample);
   return apply_recipe(apply);
@@ -159,6 +176,7 @@ int run(int argc, char** argv) {
 }  // namespace ttr
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);   // a file that may not grow further is an error of its writer
   try {
     return ttr::run(argc, argv);
   } catch (const std::bad_alloc&) {

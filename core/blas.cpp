@@ -9,6 +9,7 @@
 #include <cblas.h>
 #include <ttr/core/error.hpp>
 #include <ttr/core/parallel.hpp>
+#include <ttr/core/profile.hpp>
 
 // Inner doors of OpenBLAS, weak so that any other BLAS still links: there they are null and everything below is skipped.
 extern "C" {
@@ -124,6 +125,7 @@ void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T
   if (m == 0 || n == 0) return;
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc);
   prepare_blas();
+  const detail::TimedProduct timed(2 * m * n * k);
   call(transpose_a, transpose_b, blas_int("m", m), blas_int("n", n), blas_int("k", k), alpha, a, blas_int("lda", lda), b,
        blas_int("ldb", ldb), beta, c, blas_int("ldc", ldc));
 }

@@ -1,6 +1,7 @@
 // From a tensor's device and dtype to the kernel for them. Internal: never included by a public header.
 #pragma once
 #include <ttr/core/device_kernel.hpp>
+#include <ttr/core/profile.hpp>
 #include <ttr/core/tensor.hpp>
 
 namespace ttr {
@@ -22,6 +23,7 @@ void must(const char* where, Status);
 template <class F> void dispatch(const char* where, const Tensor& x, F&& f) {
   const Dtype dtype = x.dtype();
   if (!is_floating(dtype)) throw refuse(where, "dtype is {}, needs a floating one; cast first", name_of(dtype));
+  const detail::Timed timed(where);
   if (x.device().is_cuda()) {
     if constexpr (with_cuda) {
       const OnCuda place{cuda::stream()};

@@ -90,7 +90,9 @@ template <class T> Status fill_uniform(Key, int64_t offset, T* out, int64_t n, W
 template <class T> Status fill_normal(Key, int64_t offset, T* out, int64_t n, Wide<T> mean, Wide<T> deviation, Stream);
 template <class T>
 Status fill_keep(Key, int64_t offset, T* out, int64_t n, float probability, Wide<T> kept, Stream);   // kept where dropout keeps, else 0
-template <class T> Status dropout(Key, int64_t offset, const T* x, T* y, int64_t n, float probability, Wide<T> kept, Stream);   // x kept where it keeps, else 0
+// x kept where it keeps, else 0. seed: where on the device the key's seed stands; null: in the key.
+template <class T>
+Status dropout(Key, int64_t offset, const T* x, T* y, int64_t n, float probability, Wide<T> kept, Stream, const uint64_t* seed = nullptr);
 }  // namespace cuda
 
 }  // namespace ttr

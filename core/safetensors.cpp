@@ -3,12 +3,10 @@
 #include <ttr/core/safetensors.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <limits>
 #include <set>
 #include <utility>
@@ -18,6 +16,7 @@
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 #include <ttr/core/error.hpp>
+#include <ttr/core/whole_file.hpp>
 
 namespace ttr {
 namespace {
@@ -273,21 +272,6 @@ const RawTensor& SafetensorsFile::at(const std::string& name) const {
 
 namespace {
 
-void write_all(int file, const void* data, size_t bytes, const std::string& path) {
-  const char* at = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t written = write(file, at, std::min(bytes, size_t(1) << 30));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) throw refuse(kWrite, "{} cannot be written: {}", path, std::strerror(errno));
-    at += written;
-    bytes -= size_t(written);
-  }
-}
-
-void flush(int file, const std::string& path) {
-  if (fsync(file) != 0) throw refuse(kWrite, "{} cannot be flushed to its disk: {}", path, std::strerror(errno));
-}
-
 void check(const SafetensorsEntry& entry, const std::string& path) {
   const RawTensor& tensor = entry.tensor;
   const size_t element = safetensors_element_bytes(tensor.dtype);
@@ -339,28 +323,12 @@ void write_safetensors(const std::string& path, const std::vector<SafetensorsEnt
   header.append((8 - header.size() % 8) % 8, ' ');
   if (header.size() > kMaxHeader) throw refuse(kWrite, "the header for {} has {} bytes, needs at most {}", path, header.size(), kMaxHeader);
 
-  static std::atomic<uint64_t> serial{0};
-  const std::string partial = path + ".partial-" + std::to_string(getpid()) + "-" + std::to_string(serial++);
-  Descriptor file{open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)};
-  if (file.number < 0) throw refuse(kWrite, "{} cannot be created: {}", partial, std::strerror(errno));
-  try {
-    const uint64_t length = header.size();
-    write_all(file.number, &length, 8, partial);
-    write_all(file.number, header.data(), header.size(), partial);
-    for (const SafetensorsEntry* entry : order) write_all(file.number, entry->tensor.data, entry->tensor.bytes, partial);
-    flush(file.number, partial);
-    if (rename(partial.c_str(), path.c_str()) != 0)
-      throw refuse(kWrite, "{} cannot be renamed to {}: {}", partial, path, std::strerror(errno));
-  } catch (...) {
-    unlink(partial.c_str());
-    throw;
-  }
-  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
-  const std::string folder = parent.empty() ? "." : parent.string();
-  Descriptor directory{open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (directory.number < 0) throw refuse(kWrite, "the folder {} cannot be opened: {}", folder, std::strerror(errno));
-  if (fsync(directory.number) != 0 && errno != EINVAL)   // some network file systems cannot flush a folder
-    throw refuse(kWrite, "the folder {} cannot be flushed to its disk: {}", folder, std::strerror(errno));
+  WholeFile file(kWrite, path);
+  const uint64_t length = header.size();
+  file.write(&length, 8);
+  file.write(header.data(), header.size());
+  for (const SafetensorsEntry* entry : order) file.write(entry->tensor.data, entry->tensor.bytes);
+  file.commit();
 }
 
 }  // namespace ttr

@@ -44,4 +44,28 @@ TTR_SIMD_INLINE float fast_exp(float x) {
 
 TTR_SIMD_INLINE double fast_exp(double x) { return std::exp(x); }
 
+// e^x and e^x - 1 for x <= 0, each to 1e-7 of itself: 2^(n-1) (2e^r - 2) + (2^n - 1) keeps its digits where x is nearly 0. NaN stays NaN.
+template <class T> struct ExpPair { T whole, less_one; };
+TTR_SIMD_INLINE ExpPair<float> fast_exp_pair(float x) {
+  x = x < -87.3f ? -87.3f : x;
+  constexpr float kShift = 0x1.8p23f;
+  const float shifted = x * 0x1.715476p+0f + kShift;
+  const float n = shifted - kShift;
+  const float r = (x - n * 0x1.62e400p-1f) - n * 0x1.7f7d1cp-20f;
+  float p = 0x1.6a2416p-9f;                              // the polynomial of fast_exp, less its last 2
+  p = p * r + 0x1.1239f4p-6f;
+  p = p * r + 0x1.5558f2p-4f;
+  p = p * r + 0x1.555492p-2f;
+  p = p * r + 0x1.fffffcp-1f;
+  p = p * r + 2.0f;
+  p = p * r;
+  const uint32_t whole = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kShift);
+  const float half = std::bit_cast<float>((whole + 126u) << 23);   // 2^(n-1)
+  return {half * (p + 2.0f), half * p + (2.0f * half - 1.0f)};
+}
+
+TTR_SIMD_INLINE ExpPair<double> fast_exp_pair(double x) { return {std::exp(x), std::expm1(x)}; }
+
+TTR_SIMD_INLINE float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
 }  // namespace ttr

@@ -4,40 +4,23 @@
 //
 // CPU twin: layers/delta_cpu.cpp, which does the same a chunk at a time. Here one token follows another: T steps of O(K V).
 //
-// A block owns one head of one sequence and its whole memory. Four neighbouring threads (a quad) own one row of it: thread `lane` of
-// the quad holds columns lane, lane + 4, ..., so a row's dot product is a loop and two shuffles. When rows outnumber quads, a quad takes
-// every (threads / 4)-th row. In the backward the same quads also serve as owners of columns.
+// A block owns one head of one sequence and its whole memory, four threads (a quad) a row of it: heads.hpp.
 // In shared memory: the vectors of the current token, and the memory (backward: its adjoint) when it fits kSharedLimit; else that lies
-// in the workspace. Its rows are padded to 4 mod 8 elements, which puts the 8 rows x 4 columns a warp touches at once in different banks.
+// in the workspace.
 //
 // The backward needs M_{t-1} at every token, and M_t cannot be run backwards (a may be 0). So it walks the chunks from the last and
 // recomputes: from the saved memory that enters a chunk, the memories that enter its spans of 8 tokens; from each of those, the 8
 // memories inside.
 // Heads that share a row of k or v write their parts of dk, dv to the workspace, and a second kernel adds them in a fixed order: no atomics.
-#include <ttr/cuda/shared.hpp>
+#include <ttr/cuda/heads.hpp>
 #include <ttr/layers/delta_kernel.hpp>
 
 namespace ttr::cuda {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr int kQuad = 4;
 constexpr int kSpan = 8;                          // tokens between two recomputed memories
 constexpr int kSpans = int(kDeltaChunk) / kSpan;
 constexpr int kStates = kSpans + kSpan;           // memories in the workspace of a block: one a span, one a token of a span
-
-TTR_BOTH constexpr int64_t row_stride(int64_t key_dim) { return (key_dim + 3) / 8 * 8 + 4; }
-
-template <class W> __device__ W quad_sum(W x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
-// Who a thread is: index 0 .. quads-1 of its quad, lane 0 .. 3 inside it.
-struct Place {
-  int quad, lane, quads;
-};
-__device__ inline Place place() { return {int(threadIdx.x) / kQuad, int(threadIdx.x) % kQuad, int(blockDim.x) / kQuad}; }
 
 // One head's view of the arguments: where token t's rows and coefficients lie.
 template <class T> struct Head {
@@ -58,14 +41,6 @@ template <class Arguments, class T> __device__ Head<T> head_of(const Arguments& 
           a.v.at + token * a.v.token_stride + h / (n.heads / n.value_heads) * n.value_dim,
           a.q.token_stride, a.k.token_stride, a.v.token_stride,
           a.decay ? a.decay + gate : nullptr, a.write + gate, a.erase + gate, n.heads};
-}
-
-// Each thread moves the entries it owns (so no barrier is needed before it reads them again): to [V, to_stride] <- from [V,
-// from_stride], or 0.
-template <class W> __device__ void copy_rows(W* to, int64_t to_stride, const W* from, int64_t from_stride, int V, int K) {
-  const Place me = place();
-  for (int i = me.quad; i < V; i += me.quads)
-    for (int j = me.lane; j < K; j += kQuad) to[i * to_stride + j] = from ? from[i * from_stride + j] : W(0);
 }
 
 // Block: head blockIdx.x % H of sequence blockIdx.x / H. Shared: k [K], q [K], and M [V, row_stride] if memories is null.
@@ -254,24 +229,6 @@ __global__ void __launch_bounds__(1024)
   if (a.d_memory_in) copy_rows<W>(a.d_memory_in + int64_t(blockIdx.x) * V * K, K, dM, stride, V, K);
 }
 
-// to [rows, few, D] <- the sum over the many / few heads that share a row of from [rows, many, D]. A thread owns one element of to.
-template <class T> __global__ void sum_heads_kernel(const Wide<T>* from, Rows<T> to, int64_t rows, int64_t many, int64_t few, int64_t dim) {
-  const int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= rows * few * dim) return;
-  const int64_t token = index / (few * dim), head = index / dim % few, d = index % dim, share = many / few;
-  Wide<T> sum = 0;
-  for (int64_t h = head * share; h < (head + 1) * share; ++h) sum += from[(token * many + h) * dim + d];
-  store(to.at + token * to.token_stride + head * dim + d, sum);
-}
-
-template <class T> Status sum_heads(const Wide<T>* from, Rows<T> to, const DeltaSizes& n, int64_t few, int64_t dim, Stream stream) {
-  constexpr int threads = 256;
-  const int64_t rows = n.batch * n.tokens;
-  if (rows == 0) return Status::ok;
-  return launch(sum_heads_kernel<T>, dim3(unsigned(divide_up(rows * few * dim, threads))), dim3(threads), 0, stream, from, to, rows,
-                n.heads, few, dim);
-}
-
 bool sizes_hold(const DeltaSizes& n) {
   return n.batch >= 0 && n.tokens >= 0 && n.heads > 0 && n.key_heads > 0 && n.value_heads > 0 && n.key_dim > 0 && n.value_dim > 0 &&
          n.heads % n.key_heads == 0 && n.heads % n.value_heads == 0;
@@ -305,23 +262,6 @@ template <class T> BackwardRoom room(const DeltaBackward<T>& a) {
           a.dv.at && n.value_heads < n.heads ? heads * n.tokens * n.value_dim : 0};
 }
 
-// Four threads a row, whole warps.
-unsigned threads_for(int64_t rows) {
-  const int64_t threads = divide_up(rows * kQuad, kWarp) * kWarp;
-  return unsigned(threads < 1024 ? threads : 1024);
-}
-
-// One block a head. No heads: nothing to do.
-template <class... P>
-Status launch_heads(void (*kernel)(P...), const DeltaSizes& n, unsigned threads, size_t shared_bytes, Stream stream,
-                    std::type_identity_t<P>... arguments) {
-  const int64_t blocks = n.batch * n.heads;
-  if (blocks == 0) return Status::ok;
-  if (blocks > 0x7fffffff) return Status::bad_size;
-  const Status allowed = allow_shared(kernel, shared_bytes);
-  return allowed == Status::ok ? launch(kernel, dim3(unsigned(blocks)), dim3(threads), shared_bytes, stream, arguments...) : allowed;
-}
-
 }  // namespace
 
 template <class T> size_t delta_workspace(const DeltaForward<T>& a) {
@@ -339,7 +279,7 @@ template <class T> Status delta_forward(const DeltaForward<T>& a, Workspace work
   if (work.bytes < delta_workspace(a)) return Status::small_workspace;
   const auto plan = shared_plan(a);
   Wide<T>* const memories = plan.memory_fits ? nullptr : static_cast<Wide<T>*>(work.at);
-  return launch_heads(forward_kernel<T>, n, threads_for(n.value_dim), plan.bytes, stream, a, memories);
+  return launch_heads(forward_kernel<T>, n.batch * n.heads, quads_for(n.value_dim), plan.bytes, stream, a, memories);
 }
 
 template <class T> Status delta_backward(const DeltaBackward<T>& a, Workspace work, Stream stream) {
@@ -353,9 +293,9 @@ template <class T> Status delta_backward(const DeltaBackward<T>& a, Workspace wo
   Wide<T>* const dk_parts = need.dk_parts ? states + need.states + need.adjoints : nullptr;
   Wide<T>* const dv_parts = need.dv_parts ? states + need.states + need.adjoints + need.dk_parts : nullptr;
   const int64_t widest = n.value_dim > n.key_dim ? n.value_dim : n.key_dim;
-  Status status = launch_heads(backward_kernel<T>, n, threads_for(widest), plan.bytes, stream, a, states, adjoints, dk_parts, dv_parts);
-  if (status == Status::ok && dk_parts) status = sum_heads(dk_parts, a.dk, n, n.key_heads, n.key_dim, stream);
-  if (status == Status::ok && dv_parts) status = sum_heads(dv_parts, a.dv, n, n.value_heads, n.value_dim, stream);
+  Status status = launch_heads(backward_kernel<T>, n.batch * n.heads, quads_for(widest), plan.bytes, stream, a, states, adjoints, dk_parts, dv_parts);
+  if (status == Status::ok && dk_parts) status = sum_heads(dk_parts, a.dk, n.batch * n.tokens, n.heads, n.key_heads, n.key_dim, stream);
+  if (status == Status::ok && dv_parts) status = sum_heads(dv_parts, a.dv, n.batch * n.tokens, n.heads, n.value_heads, n.value_dim, stream);
   return status;
 }
 

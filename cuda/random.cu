@@ -53,10 +53,12 @@ template <class T> __global__ void __launch_bounds__(kThreads) normal_kernel(Key
                       [&](int64_t i, A z) { store(out + i, mean + deviation * z); });
 }
 
-// x null: ones.
+// x null: ones. seed null: the key has it.
 template <class T>
-__global__ void __launch_bounds__(kThreads) dropout_kernel(Key key, int64_t offset, const T* x, T* y, int64_t n, float probability, Wide<T> kept) {
+__global__ void __launch_bounds__(kThreads) dropout_kernel(Key key, int64_t offset, const T* x, T* y, int64_t n, float probability, Wide<T> kept,
+                                                              const uint64_t* seed) {
   using A = Wide<T>;
+  if (seed) key.seed = *seed;
   each_block<4, A>(
       offset, n,
       [&](uint64_t block, A (&factor)[4]) {
@@ -82,14 +84,15 @@ template <class T> Status fill_normal(Key key, int64_t offset, T* out, int64_t n
   return launch(normal_kernel<T>, grid(n, kPerBlock<Wide<T>>), kThreads, 0, stream, key, offset, out, n, mean, deviation);
 }
 
-template <class T> Status dropout(Key key, int64_t offset, const T* x, T* y, int64_t n, float probability, Wide<T> kept, Stream stream) {
+template <class T> Status dropout(Key key, int64_t offset, const T* x, T* y, int64_t n, float probability, Wide<T> kept, Stream stream,
+                                   const uint64_t* seed) {
   if (n < 0 || offset < 0) return Status::bad_size;
   if (n == 0) return Status::ok;
-  return launch(dropout_kernel<T>, grid(n, 4), kThreads, 0, stream, key, offset, x, y, n, probability, kept);
+  return launch(dropout_kernel<T>, grid(n, 4), kThreads, 0, stream, key, offset, x, y, n, probability, kept, seed);
 }
 
 template <class T> Status fill_keep(Key key, int64_t offset, T* out, int64_t n, float probability, Wide<T> kept, Stream stream) {
-  return dropout<T>(key, offset, nullptr, out, n, probability, kept, stream);
+  return dropout<T>(key, offset, nullptr, out, n, probability, kept, stream, nullptr);
 }
 
 template Status fill_uniform<float>(Key, int64_t, float*, int64_t, float, float, Stream);
@@ -101,8 +104,8 @@ template Status fill_normal<bf16>(Key, int64_t, bf16*, int64_t, float, float, St
 template Status fill_keep<float>(Key, int64_t, float*, int64_t, float, float, Stream);
 template Status fill_keep<double>(Key, int64_t, double*, int64_t, float, double, Stream);
 template Status fill_keep<bf16>(Key, int64_t, bf16*, int64_t, float, float, Stream);
-template Status dropout<float>(Key, int64_t, const float*, float*, int64_t, float, float, Stream);
-template Status dropout<double>(Key, int64_t, const double*, double*, int64_t, float, double, Stream);
-template Status dropout<bf16>(Key, int64_t, const bf16*, bf16*, int64_t, float, float, Stream);
+template Status dropout<float>(Key, int64_t, const float*, float*, int64_t, float, float, Stream, const uint64_t*);
+template Status dropout<double>(Key, int64_t, const double*, double*, int64_t, float, double, Stream, const uint64_t*);
+template Status dropout<bf16>(Key, int64_t, const bf16*, bf16*, int64_t, float, float, Stream, const uint64_t*);
 
 }  // namespace ttr::cuda

@@ -43,7 +43,7 @@ __global__ void conclude(int64_t parts, const double* sums, Betas betas, StepSta
 template <class Rule, class X> __global__ void update_arenas(Rule rule, Update<X> u) {
   if (!u.state->applies) return;
   const StepRate<X> decaying = rate_of<X>(rule, *u.state, true), still = rate_of<X>(rule, *u.state, false);
-  const X scale = X(u.state->scale);
+  const X scale = X(u.state->scale), share = average_share(u);
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < u.n; i += int64_t(gridDim.x) * kThreads) {
     X p = u.master[i], m[kMostMemories] = {};
 #pragma unroll
@@ -53,6 +53,7 @@ template <class Rule, class X> __global__ void update_arenas(Rule rule, Update<X
 #pragma unroll
     for (int j = 0; j < Rule::memories; ++j) u.memory[j][i] = m[j];
     if (u.rounded) u.rounded[i] = bf16(p);
+    if (u.average) u.average[i] += share * (p - u.average[i]);
   }
 }
 

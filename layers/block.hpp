@@ -10,7 +10,11 @@ namespace ttr {
 // How one pass is made.
 struct Pass {
   Tensor segments = {};                              // i32 [B, T], packed documents: a number unlike the one before starts afresh
-  std::optional<uint64_t> dropout_seed = {};         // a new one a step while training; unset: nothing is dropped
+  std::optional<uint64_t> dropout_seed = {};         // a new one a step while training; unset, and no key: nothing is dropped
+  Tensor dropout_key = {};                           // f64 [1], instead of the seed: a StepKey's, for steps that become a graph
+  uint64_t dropout_piece = 0;                        // of a step's micro-batches: each drops its own
+
+  Tensor dropped(const Tensor& x, double rate, uint64_t place) const;   // place: which of the model's dropouts this is
 };
 
 enum class FeedForward { swiglu, gelu, none };
@@ -26,7 +30,7 @@ struct Block {
   Block(const BlockOptions&, Init&);
   Tensor operator()(const Tensor& x, const Pass& = {}, uint64_t index = 0) const;   // index: of the block, so that each drops its own
   Tensor step(const Tensor& x, MemoryState&) const;
-  Tensor feed(const Tensor& x) const;   // mlp(norm(x)): what the feed-forward layer adds
+  Tensor feed(const Tensor& normed) const;   // what the feed-forward layer adds to the stream
   void each(auto&& f) {
     f("mixer_norm", mixer_norm), f("mixer", mixer), f("mlp_norm", mlp_norm), f("mlp", swiglu), f("mlp", gelu);
   }

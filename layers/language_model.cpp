@@ -65,7 +65,7 @@ Tensor LanguageModel::operator()(const Tensor& tokens, const Pass& pass) const {
   if (positions && T > options.positions)
     throw refuse(kWhere, "tokens has {} a row, needs at most {}, the learned positions", T, options.positions);
   Tensor x = embedded(tokens, pass.segments, 0);
-  if (options.dropout > 0 && pass.dropout_seed) x = dropout(x, options.dropout, *pass.dropout_seed, 0);
+  x = pass.dropped(x, options.dropout, 0);
   for (size_t i = 0; i < blocks.size(); ++i) x = blocks[i](x, pass, i);
   return scored(x);
 }

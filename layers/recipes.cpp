@@ -74,8 +74,9 @@ const Recipe hgrn2{GeometricWeights{.per = Decay::channel}, LinearMap{.tied = tr
 const Recipe hgrn{GeometricWeights{.per = Decay::value, .write = WriteGate::tied}, Constant{}, Descend<Sgd>{.at = initial}};   // a running average
 const Recipe gateloop{GeometricWeights{.per = Decay::channel, .phase = true}, LinearMap{}, Descend<Sgd>{.at = initial}};
 const Recipe lru{GeometricWeights{.per = Decay::value, .phase = true, .fixed = true}, Constant{}, Descend<Sgd>{.at = initial}};
-const Recipe mamba{GeometricWeights{.per = Decay::entry}, LinearMap{}, Descend<Sgd>{.at = initial}};    // k = B, q = C, v = Delta u, log_decay = Delta A
-const Recipe mamba2{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}};                      // the same, one A a head
+// k = B, q = C, v = u, rate = -A; delta is also what the value is written with.
+const Recipe mamba{GeometricWeights{.per = Decay::product, .write = WriteGate::delta}, LinearMap{}, Descend<Sgd>{.at = initial}};
+const Recipe mamba2{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}};   // one A a head: v = Delta u, log_decay = Delta A
 const Recipe mamba3{GeometricWeights{}, LinearMap{}, Descend<Trapezoid>{.at = initial}};                // v = u; without its rotation of q and k
 const Recipe rwkv6{GeometricWeights{.per = Decay::channel}, LinearMap{.bonus = true}, Descend<Sgd>{.at = initial}, {.read = Read::strict}};
 const Recipe mlstm{GeometricWeights{.write = WriteGate::log},

@@ -7,8 +7,11 @@ namespace ttr {
 namespace delta {
 extern const Route cpu_chunk, cuda_recurrent;
 }
+namespace scan {
+extern const Route cpu_tiles, cuda_recurrent;
+}
 namespace softmax_attention {
-extern const Route cpu_blocked, cuda_streaming;
+extern const Route cpu_blocked, cuda_streaming, cpu_local_linear, cuda_local_linear;
 }
 
 namespace {
@@ -26,7 +29,17 @@ const Route kFold{"fold", "", [](const Recipe&, const Problem&) { return std::st
 }  // namespace
 
 std::span<const Route> routes() {
-  static const Route all[] = {delta::cpu_chunk, delta::cuda_recurrent, softmax_attention::cpu_blocked, softmax_attention::cuda_streaming, kFold};
+  static const Route all[] = {
+      delta::cpu_chunk,
+      delta::cuda_recurrent,
+      scan::cpu_tiles,
+      scan::cuda_recurrent,
+      softmax_attention::cpu_blocked,
+      softmax_attention::cuda_streaming,
+      softmax_attention::cpu_local_linear,
+      softmax_attention::cuda_local_linear,
+      kFold,
+  };
   return all;
 }
 

@@ -76,4 +76,10 @@ Surroundings usual_surroundings(const Recipe& recipe) {
   return with_one_norm({.key_norm = KeyNorm::l2, .output_norm = true}, recipe);
 }
 
+Surroundings core_of(Surroundings around) {
+  around.conv = 0;
+  around.output_norm = around.output_gate = false;
+  return around;
+}
+
 }  // namespace ttr

@@ -38,7 +38,13 @@ std::vector<Slot> GeometricWeights::slots() const {
   if (per == Decay::value) shape = {{value_size, 1, phase ? 2 : 1}};
   if (per == Decay::entry) shape = {value_size, key_size};
   const Per when = fixed ? Per::head : Per::token;
-  std::vector<Slot> list{unread("q"), unread("k"), {"log_decay", when, shape, log_of_unit, -0.05}};
+  std::vector<Slot> list{unread("q"), unread("k")};
+  if (per == Decay::product) {
+    list.push_back({"delta", Per::token, {value_size}, positive, 0.05});
+    list.push_back({"rate", Per::head, {value_size, key_size}, positive, 1});
+  } else {
+    list.push_back({"log_decay", when, shape, log_of_unit, -0.05});
+  }
   if (phase) list.push_back({"phase", when, shape});
   if (write == WriteGate::gate) list.push_back({"write_gate", Per::write, {}, unit_interval, 0.5});
   if (write == WriteGate::log) list.push_back({"log_write_gate", Per::write, {}});
@@ -46,7 +52,11 @@ std::vector<Slot> GeometricWeights::slots() const {
 }
 
 Pack GeometricWeights::discount(const Pack& theta, const Pack&, const View& view, const Shift& shift) const {
-  Tensor g = view.now("log_decay");
+  const auto product = [&] {   // [N, V, K]
+    const Tensor delta = view.now("delta");
+    return -reshape(delta, {delta.size(0), delta.size(1), 1}) * view.head("rate");
+  };
+  Tensor g = per == Decay::product ? product() : view.now("log_decay");
   if (shift.after.defined()) g = g + (shift.before - shift.after);
   const Tensor a = exp(g);
   Pack next = theta;
@@ -58,13 +68,14 @@ Pack GeometricWeights::discount(const Pack& theta, const Pack&, const View& view
     const bool matrix = p.rank() == 3;   // memory [N, V, P]; a normalizer [N, P] forgets with the channels, a value [N, V] with itself
     const bool channels = matrix || name == "normalizer";
     if (per == Decay::value && !matrix && channels) continue;
-    if (per == Decay::entry && matrix) {
+    const bool entries = per == Decay::entry || per == Decay::product;
+    if (entries && matrix) {
       p = p * a;
       continue;
     }
-    if (per == Decay::entry || (per == Decay::channel && !channels))
+    if (entries || (per == Decay::channel && !channels))
       throw refuse("geometric", "{} has shape {} and the decay is per {}, needs a memory [N, V, K]", name, to_string(p.shape()),
-                   per == Decay::entry ? "entry" : "channel");
+                   entries ? "entry" : "channel");
     const int axis = per == Decay::value ? 1 : p.rank() - 1;
     const auto along = [&](const Tensor& x) {
       return axis == p.rank() - 1 && matrix ? reshape(x, {x.size(0), 1, x.size(1)})
@@ -97,8 +108,12 @@ Weighing GeometricWeights::weigh(const View& view) const {
 Tensor GeometricWeights::strength(const View& view, int64_t i, const Shift& shift) const {
   if (write == WriteGate::gate) return view.pair("write_gate", i);
   if (write == WriteGate::log) return exp(view.pair("log_write_gate", i) - shift.after);
+  if (write == WriteGate::delta) {
+    if (per != Decay::product) throw refuse("geometric", "write is delta and the decay has none, needs per=product");
+    return view.pair("delta", i);   // [N, V]
+  }
   if (write == WriteGate::tied) {
-    if (phase || per == Decay::channel || per == Decay::entry) throw refuse("geometric", "write is tied, needs a real decay per head or per value");
+    if (phase || (per != Decay::head && per != Decay::value)) throw refuse("geometric", "write is tied, needs a real decay per head or per value");
     return -expm1(view.pair("log_decay", i));
   }
   return {};

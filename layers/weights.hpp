@@ -14,20 +14,22 @@ struct EvenWeights {
 
 // gamma_i = w_i prod_{s > i} a_s with a_s = exp(log_decay_s) (arXiv 2312.06635). Per head the decay is a weight; per channel, value or entry it is
 // the weight decay of a regression whose columns, rows or entries each forget at their own rate, so only a step on the parameters.
-enum class Decay { head, channel, value, entry };     // log_decay [T], [T, K], [T, V], [T, V, K]
+//   product   a = exp(-delta rate): the slot delta [T, V], how long a token lasts, and rate [V, K], learned once (Mamba)
+enum class Decay { head, channel, value, entry, product };   // log_decay [T], [T, K], [T, V], [T, V, K]; product has none
 enum class WriteGate {
   none,
   gate,
   log,
-  tied
-};   // w_i: 1, the slot write_gate in [0, 1], exp of the unbounded slot log_write_gate (mLSTM), or 1 - a_i (HGRN)
+  tied,
+  delta
+};   // w_i: 1, the slot write_gate in [0, 1], exp of the unbounded slot log_write_gate (mLSTM), 1 - a_i (HGRN), or the slot delta (Mamba)
 template <> struct NamesOf<Decay> {
   static constexpr std::pair<Decay, const char*> names[] = {
-      {Decay::head, "head"}, {Decay::channel, "channel"}, {Decay::value, "value"}, {Decay::entry, "entry"}};
+      {Decay::head, "head"}, {Decay::channel, "channel"}, {Decay::value, "value"}, {Decay::entry, "entry"}, {Decay::product, "product"}};
 };
 template <> struct NamesOf<WriteGate> {
   static constexpr std::pair<WriteGate, const char*> names[] = {
-      {WriteGate::none, "none"}, {WriteGate::gate, "gate"}, {WriteGate::log, "log"}, {WriteGate::tied, "tied"}};
+      {WriteGate::none, "none"}, {WriteGate::gate, "gate"}, {WriteGate::log, "log"}, {WriteGate::tied, "tied"}, {WriteGate::delta, "delta"}};
 };
 struct GeometricWeights {
   static constexpr const char* name = "geometric";

@@ -36,7 +36,7 @@ void bump(Tensor& t) {
 
 }  // namespace
 
-Arena::Arena(std::vector<NamedParameter> parameters, int memories) {
+Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average) {
   if (parameters.empty()) throw refuse("arena", "the model has 0 parameters, needs at least one; does its each() name its parts");
   const NamedParameter& lead = parameters[0];
   const Dtype dtype = wide(lead.parameter->dtype());
@@ -71,6 +71,10 @@ Arena::Arena(std::vector<NamedParameter> parameters, int memories) {
   for (size_t i = 0; i < parameters.size(); ++i)
     land_values(*parameters[i].parameter, window(master_, first[i], {parameters[i].parameter->count()}), false);
   if (any_bf16) rounded_ = cast(master_, Dtype::bf16);
+  if (average) {
+    average_ = empty({n}, options);
+    overwrite("arena", "the average", average_, master_);
+  }
 
   for (size_t i = 0; i < parameters.size(); ++i) {
     Parameter& p = parameters[i].parameter;
@@ -154,7 +158,10 @@ void load_values(const std::vector<NamedParameter>& parameters, const std::vecto
     return value;
   };
   Tensors learned, fixed;   // all is looked at before anything changes
-  for (const auto& [name, p] : parameters) learned.push_back(found_for(name, *p));
+  for (const auto& [name, p] : parameters) {
+    const std::string averaged = kAverageName + name;
+    learned.push_back(found_for(file.has(averaged) ? averaged : name, *p));
+  }
   for (const auto& [name, place] : frozen) fixed.push_back(found_for(name, place));
   for (size_t i = 0; i < parameters.size(); ++i) {
     Parameter p = parameters[i].parameter;

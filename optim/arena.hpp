@@ -2,6 +2,7 @@
 //   master     f32 (f64 for an f64 model): the values that the rule updates
 //   gradient   like master
 //   memories   like master, as many as the rule has (moments)
+//   average    like master, only when asked for: the values averaged over the steps, see update_kernel.hpp
 //   rounded    bf16, only when some parameter is bf16: what the model sees of those; all others see the master itself
 // Parameters that decay come first. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become
 // views, so an update in place is seen by the model, and a backward through a graph recorded before it is refused.
@@ -40,7 +41,7 @@ class Arena {
     int64_t first = 0;               // element of the flat arrays
   };
 
-  Arena(std::vector<NamedParameter> parameters, int memories);
+  Arena(std::vector<NamedParameter> parameters, int memories, bool average = false);
 
   const std::vector<Entry>& entries() const { return entries_; }   // in the model's order
   const Tensors& variables() const { return variables_; }          // the entries' values
@@ -53,6 +54,7 @@ class Arena {
   const Tensor& master() const { return master_; }
   const Tensor& gradient() const { return gradient_; }
   const Tensors& memories() const { return memories_; }
+  const Tensor& average() const { return average_; }
   const Tensor& rounded() const { return rounded_; }
   Tensor part(const Tensor& flat, size_t entry) const;             // a view, shaped like the parameter
 
@@ -64,7 +66,7 @@ class Arena {
  private:
   std::vector<Entry> entries_;
   Tensors variables_, memories_;
-  Tensor master_, gradient_, rounded_;
+  Tensor master_, gradient_, average_, rounded_;
   int64_t decaying_ = 0;
 };
 
@@ -76,8 +78,9 @@ Tensor from_raw(const std::string& name, const RawTensor&, Options);
 
 const char* raw_name_of(Dtype);   // "F32"
 
-// The values of a checkpoint, without a trainer (to sample, to evaluate). Everything the model has must be there with its shape; parameters
-// are converted to their dtype. Call it before a Trainer takes the model.
+// The values of a checkpoint, without a trainer (to sample, to evaluate): the average where the file has one. Everything the model has must be there
+// with its shape; parameters are converted to their dtype. Call it before a Trainer takes the model.
+inline const std::string kAverageName = "optimizer.average.";   // before a parameter's name in a file
 void load_values(const std::vector<NamedParameter>&, const std::vector<NamedTensor>& frozen, const SafetensorsFile&);
 template <class M> void load_parameters(M& model, const SafetensorsFile& file) {
   load_values(parameters_of(model), frozen_of(model), file);

@@ -50,8 +50,12 @@ const StepRecord& StepReport::record() const {
   return *read_;
 }
 
-Stepper::Stepper(std::vector<NamedParameter> parameters, std::vector<NamedTensor> frozen, UpdateRule rule, uint64_t seed)
-    : arena_(std::move(parameters), std::visit([](const auto& r) { return r.memories; }, rule)), frozen_(std::move(frozen)), rule_(rule) {
+Stepper::Stepper(std::vector<NamedParameter> parameters, std::vector<NamedTensor> frozen, UpdateRule rule, uint64_t seed, double average)
+    : arena_(std::move(parameters), std::visit([](const auto& r) { return r.memories; }, rule), average > 0),
+      frozen_(std::move(frozen)),
+      rule_(rule),
+      average_(average) {
+  if (!(average >= 0 && average < 1)) throw refuse("trainer", "the average's decay is {}, needs one from 0 (none) to less than 1", average);
   const Options options{Dtype::f64, arena_.device()};
   state_ = empty({kStateNumbers}, options);
   records_ = zeros({kStepRecords, 4}, options);
@@ -95,10 +99,12 @@ void Stepper::backward(const Loss& loss, bool first) {
     else if constexpr (with_cuda)
       must("trainer", cuda::add_loss(in<double>(total), in<double>(count), first, state_at(state_), cuda::stream()));
   }
+  const Profile::Phase phase("backward");
   grad({loss.total}, {}, arena_.variables(), {.consume = true, .ready = [&](size_t i, const Tensor& d) { arena_.land(i, d, !first); }});
 }
 
 void Stepper::launch_update() {
+  const Profile::Phase phase("update");
   const int64_t n = arena_.count();
   dispatch("trainer", arena_.master(), [&]<class T>(auto place) {
     if constexpr (!std::is_same_v<T, bf16>) {   // masters are f32 or f64
@@ -111,6 +117,7 @@ void Stepper::launch_update() {
                         .gradient = in<T>(arena_.gradient()),
                         .state = state_at(state_)};
             for (int i = 0; i < rule.memories; ++i) u.memory[i] = static_cast<T*>(arena_.memories()[size_t(i)].address());
+            if (average_ > 0) u.average = static_cast<T*>(arena_.average().address()), u.average_decay = average_;
             if (arena_.rounded().defined()) u.rounded = static_cast<bf16*>(arena_.rounded().address());
             if constexpr (on_cuda) {
               must("trainer", cuda::measure<T>(n, u.gradient, betas_of(rule), state_at(state_), records_at(records_),
@@ -171,6 +178,30 @@ StepReport Stepper::replay(const StepOptions& o) {
   return report();
 }
 
+Tensor Stepper::key() const {
+  static_assert(sizeof(StepState::key) == sizeof(double) && offsetof(StepState, key) % sizeof(double) == 0);
+  return window(state_, offsetof(StepState, key) / sizeof(double), {1});
+}
+
+void Stepper::averaged(const std::function<void()>& f) {
+  if (average_ == 0) return f();
+  const auto put = [&](const Tensor& values) {
+    overwrite("trainer", "the parameters", arena_.master(), values);
+    arena_.round();
+    arena_.modified();
+  };
+  const Tensor own = empty(arena_.master().shape(), like(arena_.master()));
+  overwrite("trainer", "the parameters", own, arena_.master());
+  put(arena_.average());
+  try {
+    f();
+  } catch (...) {
+    put(own);
+    throw;
+  }
+  put(own);
+}
+
 const char* Stepper::rule_name() const {
   return std::visit([](const auto& r) { return r.name; }, rule_);
 }
@@ -186,6 +217,7 @@ std::string memory_name(size_t m, const std::string& name) { return "optimizer."
 void Stepper::save(const std::string& path, std::map<std::string, std::string> metadata) const {
   Tensors flat{to_device(arena_.master(), cpu_device)};
   for (const Tensor& m : arena_.memories()) flat.push_back(to_device(m, cpu_device));
+  const Tensor average = average_ > 0 ? to_device(arena_.average(), cpu_device) : Tensor();
   StepState state;
   copy_out(&state, state_.address(), sizeof state, arena_.device());
   const int64_t counters[3] = {state.step, state.updates, int64_t(state.key)};
@@ -199,6 +231,8 @@ void Stepper::save(const std::string& path, std::map<std::string, std::string> m
   for (size_t i = 0; i < arena_.entries().size(); ++i)
     for (size_t m = 0; m < flat.size(); ++m)
       add(m == 0 ? arena_.entries()[i].name : memory_name(m - 1, arena_.entries()[i].name), arena_.part(flat[m], i));
+  for (size_t i = 0; average.defined() && i < arena_.entries().size(); ++i)
+    add(kAverageName + arena_.entries()[i].name, arena_.part(average, i));
   Tensors fixed;
   for (const auto& [name, value] : frozen_) fixed.push_back(to_device(value, cpu_device));
   for (size_t i = 0; i < fixed.size(); ++i) add(frozen_[i].name, fixed[i]);
@@ -217,6 +251,7 @@ void Stepper::load(const SafetensorsFile& file) {
     places[arena_.entries()[i].name] = arena_.part(arena_.master(), i);
     for (size_t m = 0; m < arena_.memories().size(); ++m)
       places[memory_name(m, arena_.entries()[i].name)] = arena_.part(arena_.memories()[m], i);
+    if (average_ > 0) places[kAverageName + arena_.entries()[i].name] = arena_.part(arena_.average(), i);
   }
   for (const auto& [name, value] : frozen_) places[name] = value;
   for (const std::string& name : file.names())

@@ -43,7 +43,7 @@ class StepReport {
 
 class Stepper {
  public:
-  Stepper(std::vector<NamedParameter>, std::vector<NamedTensor> frozen, UpdateRule, uint64_t seed);
+  Stepper(std::vector<NamedParameter>, std::vector<NamedTensor> frozen, UpdateRule, uint64_t seed, double average = 0);
   ~Stepper();
   Stepper(const Stepper&) = delete;
 
@@ -59,10 +59,13 @@ class Stepper {
   void drop_graph();
 
   const Arena& arena() const { return arena_; }
+  Tensor key() const;                                                 // StepState::key, as the bits of one f64
+  void averaged(const std::function<void()>& f);                      // f, while the parameters are their averages, where those are kept
   int64_t steps() const { return steps_; }
   const char* rule_name() const;
 
-  // Parameters and frozen parts under their names, memories as "optimizer.0.NAME", counters as "optimizer.step". load needs exactly these.
+  // Parameters and frozen parts under their names, memories as "optimizer.0.NAME", averages as "optimizer.average.NAME", counters as
+  // "optimizer.step". load needs exactly these.
   void save(const std::string& path, std::map<std::string, std::string> metadata) const;
   void load(const SafetensorsFile&);
 
@@ -73,6 +76,7 @@ class Stepper {
   Arena arena_;
   std::vector<NamedTensor> frozen_;
   UpdateRule rule_;
+  double average_;        // decay; 0: none
   Tensor state_;          // f64, holds one StepState
   Tensor records_;        // f64 [kStepRecords, 4]
   Tensor partial_;        // f64, scratch of the norm

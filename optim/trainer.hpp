@@ -6,7 +6,8 @@
 //   if (step % 100 == 0) fmt::print("{}\n", report.loss());                  // waits for the device; nothing else here does
 //
 // It is given the loss, not its value: only so can it accumulate over micro-batches, free the tape as it goes, capture the whole step in a
-// CUDA graph, and run it again to say where a NaN came from. The loss may return a scalar, or a Loss{total, count} to be divided later.
+// CUDA graph, and run it again to say where a NaN came from. The loss may return a scalar, or a Loss{total, count} to be divided later. It may
+// take a StepKey as a third argument: what dropout draws from, another number every step, also in the replays of a graph.
 // The model must outlive the trainer. Its parameters move into the trainer's arena and stay there; the model stays usable.
 #pragma once
 #include <span>
@@ -16,10 +17,16 @@
 
 namespace ttr {
 
+struct StepKey {
+  Tensor key;          // f64 [1], on the model's device, whose bits are the number
+  uint64_t piece = 0;  // of the step's micro-batches
+};
+
 template <class M, class F> class Trainer {
  public:
-  Trainer(M& model, UpdateRule rule, F loss, uint64_t seed = 0)
-      : model_(model), loss_(std::move(loss)), stepper_(parameters_of(model), frozen_of(model), rule, seed) {}
+  // average: decay of a running average of the parameters; 0: none is kept.
+  Trainer(M& model, UpdateRule rule, F loss, uint64_t seed = 0, double average = 0)
+      : model_(model), loss_(std::move(loss)), stepper_(parameters_of(model), frozen_of(model), rule, seed, average) {}
   Trainer(const Trainer&) = delete;
 
   // One update from one batch. Tensors of a batch with an `each` are moved to the model's device if they are elsewhere.
@@ -33,12 +40,12 @@ template <class M, class F> class Trainer {
   template <class B> StepReport step(std::span<const B> batches, const StepOptions& options = {}) {
     if (batches.empty()) throw refuse("trainer", "there are 0 micro-batches, needs at least one");
     stepper_.begin(options);
-    for (size_t i = 0; i < batches.size(); ++i) stepper_.backward(loss_of(here(batches[i])), i == 0);
+    for (size_t i = 0; i < batches.size(); ++i) stepper_.backward(loss_of(here(batches[i]), i), i == 0);
     return stepper_.finish();
   }
 
   // Records the whole step as a CUDA graph. The example gives shapes and dtypes; no step is taken. The loss must do the same operations
-  // every time and may neither read numbers back nor upload any; what dropout draws from its seed is drawn alike in every replay.
+  // every time and may neither read numbers back nor upload any; dropout that draws from a number instead of a StepKey is alike in every replay.
   template <class B> void capture(const B& example) { capture(std::span<const B>(&example, 1)); }
   template <class B> void capture(const std::vector<B>& examples) { capture(std::span<const B>(examples)); }
   template <class B> void capture(std::span<const B> examples) {
@@ -53,7 +60,7 @@ template <class M, class F> class Trainer {
         inputs_.push_back({name, x = place});
       });
     stepper_.capture([&] {
-      for (size_t i = 0; i < fixed.size(); ++i) stepper_.backward(loss_of(fixed[i]), i == 0);
+      for (size_t i = 0; i < fixed.size(); ++i) stepper_.backward(loss_of(fixed[i], i), i == 0);
     });
   }
   bool captured() const { return stepper_.captured(); }
@@ -79,7 +86,7 @@ template <class M, class F> class Trainer {
   // Why the loss or the gradient of this batch is not finite, as a clause: "an output of exp is inf; the nearest parameter is head.weight".
   // A step that is not finite leaves the parameters as they were, so it can be asked afterwards.
   template <class B> std::string explain_nonfinite(const B& batch) {
-    return ttr::explain_nonfinite(loss_of(here(batch)).total, stepper_.arena());
+    return ttr::explain_nonfinite(loss_of(here(batch), 0).total, stepper_.arena());
   }
 
   // Everything that continues the run: parameters, memories, counters. The next steps are the same bits as without the break.
@@ -87,13 +94,22 @@ template <class M, class F> class Trainer {
   void load(const SafetensorsFile& file) { stepper_.load(file); }
   void load(const std::string& path) { stepper_.load(SafetensorsFile(path)); }
 
+  // f(), while the model's parameters are their averages, where those are kept.
+  void averaged(const std::function<void()>& f) { stepper_.averaged(f); }
+
   const Arena& arena() const { return stepper_.arena(); }
   int64_t steps() const { return stepper_.steps(); }        // taken so far, also before a load
   const char* rule_name() const { return stepper_.rule_name(); }
 
  private:
-  template <class B> Loss loss_of(const B& batch) {
-    auto value = loss_(std::as_const(model_), batch);
+  template <class B> auto called(const B& batch, size_t piece) {
+    if constexpr (std::is_invocable_v<F&, const M&, const B&, StepKey>)
+      return loss_(std::as_const(model_), batch, StepKey{stepper_.key(), piece});
+    else
+      return loss_(std::as_const(model_), batch);
+  }
+  template <class B> Loss loss_of(const B& batch, size_t piece) {
+    auto value = called(batch, piece);
     if constexpr (std::is_same_v<decltype(value), Loss>) return value;
     else return {std::move(value), {}};
   }

@@ -106,6 +106,10 @@ template <class Rule, class X> Status update(const Rule& rule, const Update<X>& 
     run(rule, u, false, middle, end);
     if (u.rounded)
       for (int64_t i = begin; i < end; ++i) u.rounded[i] = bf16(u.master[i]);
+    if (u.average) {
+      const X share = average_share(u);
+      for (int64_t i = begin; i < end; ++i) u.average[i] += share * (u.master[i] - u.average[i]);
+    }
   });
   return Status::ok;
 }

@@ -4,6 +4,7 @@
 //   G = sum over micro-batches of d total / d p          total, count: summed over micro-batches, count 1 for a loss that is a mean
 //   g = G / count * min(1, clip / |G / count|)
 //   rule(p, g, memories..., rate)                        optim/rule.hpp, the same source that runs over tokens inside a layer
+//   average += (1 - d_n) (p - average)                   where one is kept: d_n = min(d, (1 + n) / (10 + n)) after n updates
 //
 // Everything a step decides from its numbers is decided here, from a StepState in the device's own memory: the host reads nothing.
 #pragma once
@@ -59,6 +60,8 @@ template <class X> struct Update {
   const X* gradient = nullptr;
   X* memory[kMostMemories] = {};           // as many as the rule has
   bf16* rounded = nullptr;                 // what a bf16 model sees; null when none does
+  X* average = nullptr;                    // of the masters over the steps; null when none is kept
+  double average_decay = 0;                // d
   const StepState* state = nullptr;
 };
 
@@ -68,6 +71,12 @@ template <class Rule, class X> TTR_BOTH inline void update_element(const Rule& r
   if constexpr (Rule::memories == 0) rule(p, g, rate);
   else if constexpr (Rule::memories == 1) rule(p, g, m[0], rate);
   else rule(p, g, m[0], m[1], rate);
+}
+
+// 1 - d_n: an average that is young forgets faster, so that the initial values do not stay in it.
+template <class X> TTR_BOTH inline X average_share(const Update<X>& u) {
+  const double n = double(u.state->updates), young = (1 + n) / (10 + n);
+  return X(1 - (u.average_decay < young ? u.average_decay : young));
 }
 
 // Loss, norm and clipping of a step, from the sum of squares of the summed gradient.

@@ -13,9 +13,21 @@ TEST_SUITE("cuda_parity") {
         return;
       }
       const parity::Tally tally = parity::compare_all(cuda_device, {Dtype::f64, Dtype::f32, Dtype::bf16});
-      for (const char* pair : {"delta/cuda-recurrent delta_net", "delta/cuda-recurrent gated_delta_net", "delta/cuda-recurrent l2_sgd",
-                               "delta/cuda-recurrent longhorn", "softmax_attention/cuda-streaming softmax_attention",
-                               "softmax_attention/cuda-streaming qknorm_attention"}) {
+      for (const char* pair : {
+               "delta/cuda-recurrent delta_net",
+               "delta/cuda-recurrent gated_delta_net",
+               "delta/cuda-recurrent l2_sgd",
+               "delta/cuda-recurrent longhorn",
+               "scan/cuda-recurrent hgrn",
+               "scan/cuda-recurrent lru",
+               "scan/cuda-recurrent mamba",
+               "scan/cuda-recurrent longhorn_diagonal",
+               "softmax_attention/cuda-streaming softmax_attention",
+               "softmax_attention/cuda-streaming qknorm_attention",
+               "softmax_attention/cuda-streaming rms_qknorm_attention",
+               "softmax_attention/cuda-streaming nadaraya_watson",
+               "softmax_attention/cuda-streaming forgetting_attention",
+               "softmax_attention/cuda-local-linear local_linear_attention"}) {
         CAPTURE(pair);
         REQUIRE(tally.runs.contains(pair));
         CHECK(tally.runs.at(pair) >= 45);

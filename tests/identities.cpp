@@ -198,7 +198,14 @@ TEST_SUITE("identities") {
     const Slots s{{"q", in.q}, {"k", in.k}, {"v", column(delta) * in.v}, {"log_decay", in.g}};
     Slots entries = s;
     entries["log_decay"] = broadcast_to(reshape(in.g, {1, T, 1, 1, 1}), {1, T, 1, V, K});
-    check_same(run("mamba", entries), run("mamba2", s), in);
+    check_same(run("geometric[per=entry] / linear / descend[at=initial]", entries), run("mamba2", s), in);
+    const Slots timed{{"q", in.q}, {"k", in.k}, {"v", in.v}, {"delta", broadcast_to(column(delta), {1, T, 1, V})},
+                      {"rate", in.gate("rate", {1, V, 1}, 0.1, 2) * one({1, V, K})}};
+    Slots exponents = timed;   // what the product of delta and rate is, entry by entry
+    exponents["log_decay"] = -reshape(timed.at("delta"), {1, T, 1, V, 1}) * timed.at("rate");
+    exponents["v"] = column(delta) * in.v;
+    exponents.erase("delta"), exponents.erase("rate");
+    check_same(run("mamba", timed), run("geometric[per=entry] / linear / descend[at=initial]", exponents), in);
     check_same(run("mamba3", {{"q", in.q}, {"k", in.k}, {"v", in.v}, {"log_decay", in.g}, {"delta", delta}, {"trapezoid", one({1, T, 1})}}),
                run("mamba2", s), in);
     // anywhere on it: keys scaled by what both taps write, less what the next token has not written yet

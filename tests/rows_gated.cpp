@@ -10,7 +10,12 @@ TEST_CASE("scalar gates, channel gates, entry gates") {
   const Array y = run("mamba2", in);
   CHECK(difference(run("simple_gla", in), scaled(y, 0.5)) < kExact);
   CHECK(difference(run("gla", with(in, "log_decay", spread(in["log_decay"], K))), scaled(y, 0.5)) < kExact);
-  CHECK(difference(run("mamba", with(in, "log_decay", Array{{T, V, K}, spread(in["log_decay"], V * K).data})), y) < kExact);
+  Inputs timed = in;   // Mamba with one rate: delta = -log_decay, and the value divided by what it is written with
+  timed.erase("log_decay");
+  timed["delta"] = spread(scaled(in["log_decay"], -1), V);
+  timed["rate"] = filled({V, K}, 1);
+  for (size_t i = 0; i < timed["v"].data.size(); ++i) timed["v"].data[i] /= timed["delta"].data[i];
+  CHECK(difference(run("mamba", timed), y) < kExact);
   CHECK(difference(run("log_linear_attention", with(in, "level_scale", filled({T, 5}, 1))), y) < kExact);
   CHECK(difference(run("mamba2", with(in, "log_decay", zeros({T}))), run("linear_attention", in)) < kExact);
   const Inputs retnet = draw("retnet");
@@ -31,9 +36,10 @@ TEST_CASE("scalar gates, channel gates, entry gates") {
 
   in = draw("hgrn");   // one key channel that is always one
   Array written = in["v"];
-  for (size_t i = 0; i < written.data.size(); ++i) written.data[i] *= 1 - std::exp(in["log_decay"].data[i]);
+  const Array delta = scaled(in["log_decay"], -1);
+  for (size_t i = 0; i < written.data.size(); ++i) written.data[i] *= (1 - std::exp(in["log_decay"].data[i])) / delta.data[i];
   const Array ones = filled({T, 1}, 1);
-  const Inputs one_channel{{"q", ones}, {"k", ones}, {"v", written}, {"log_decay", {{T, V, 1}, in["log_decay"].data}}};
+  const Inputs one_channel{{"q", ones}, {"k", ones}, {"v", written}, {"delta", delta}, {"rate", filled({V, 1}, 1)}};
   CHECK(difference(run("hgrn", in), run("mamba", one_channel)) < kExact);
 }
 

@@ -81,14 +81,14 @@ Array lru(const Inputs& in) {
   return y;
 }
 
-Array mamba(const Inputs& in) {   // S24: one decay an entry, log_decay [T,V,K]; v = Delta u already
-  const Array &q = slot(in, "q"), &k = slot(in, "k"), &v = slot(in, "v"), &g = slot(in, "log_decay");
+Array mamba(const Inputs& in) {   // S24: one decay an entry, exp(-delta rate), delta [T,V], rate [V,K] = -A; v = u
+  const Array &q = slot(in, "q"), &k = slot(in, "k"), &v = slot(in, "v"), &delta = slot(in, "delta"), &rate = slot(in, "rate");
   Matrix memory = zeros({v.size(1), k.size(1)});
   Array y = zeros(v.shape);
   for (int64_t t = 0; t < v.size(0); ++t)
     for (int64_t i = 0; i < v.size(1); ++i)
       for (int64_t j = 0; j < k.size(1); ++j) {
-        memory(i, j) = std::exp(g(t, i, j)) * memory(i, j) + v(t, i) * k(t, j);
+        memory(i, j) = std::exp(-delta(t, i) * rate(i, j)) * memory(i, j) + delta(t, i) * v(t, i) * k(t, j);
         y(t, i) += memory(i, j) * q(t, j);
       }
   return y;
@@ -133,7 +133,7 @@ Array mlstm_sigmoid(const Inputs& in) {   // S27 with a write gate in (0, 1) and
 }
 
 // S28 without rotation: M <- alpha M + (1 - lambda) Delta alpha v_{t-1} k_{t-1}' + lambda Delta v k', alpha = exp(log_decay), nothing
-// before the first token, no query scale. Unlike mamba and mamba2, v is u: Delta enters through its own slot.
+// before the first token, no query scale. As in mamba and unlike in mamba2, v is u: Delta enters through its own slot.
 Array mamba3(const Inputs& in) {
   const Array &q = slot(in, "q"), &k = slot(in, "k"), &v = slot(in, "v"), &g = slot(in, "log_decay");
   const Array &delta = slot(in, "delta"), &lambda = slot(in, "trapezoid");
@@ -206,8 +206,10 @@ std::vector<Row> gated_rows() {
        in.erase("q");
        in.erase("k");
      }), lru, "S23, arXiv 2303.06349", ""},
-    {"mamba", draw_qkv([](Draw& d, Inputs& in, Sizes n) { in["log_decay"] = d.log_decay({n.T, n.V, n.K}); }), mamba,
-     "S24, arXiv 2312.00752", "scale=1"},
+    {"mamba", draw_qkv([](Draw& d, Inputs& in, Sizes n) {
+       in["delta"] = d.uniform({n.T, n.V}, 0.05, 1);
+       in["rate"] = d.uniform({n.V, n.K}, 0.1, 2);
+     }), mamba, "S24, arXiv 2312.00752", "scale=1"},
     {"mamba2", draw_qkv(per_token), mamba2, "S25, arXiv 2405.21060", "scale=1"},
     {"rwkv6", draw_qkv([=](Draw& d, Inputs& in, Sizes n) {
        per_channel(d, in, n);
