@@ -88,7 +88,8 @@ TEST_SUITE("evaluating") {
       CHECK(sample.out.starts_with("the caf\xc3\xa9"));
       CHECK(sample.out.back() == '\n');
     }
-    check_sentence(ttr_run(folder, "sample --from " + folder / "char" + " --prompt 'caf\xc3\xa8'"), 1, "character '\xc3\xa8' (U+00E8) at byte 3 of the text is unknown");
+    check_sentence(ttr_run(folder, "sample --from " + folder / "char" + " --prompt 'caf\xc3\xa8'"), 1,
+                   "character '\xc3\xa8' (U+00E8) at byte 3 of the text is unknown");
     std::ofstream(folder / "other") << "THE CAT";
     check_sentence(ttr_run(folder, "eval --from " + folder / "char" + " --data " + folder / "other"), 1, "character 'T' (U+0054) at byte 0");
     CHECK(ttr_run(folder, "eval --from " + folder / "bpe" + " --data " + folder / "other").code == 0);   // knows every text
@@ -111,7 +112,8 @@ TEST_SUITE("evaluating") {
   TEST_CASE("a resumed run with byte pairs goes on with its tokenizer, to the bit") {
     const Folder folder;
     std::ofstream(folder / "text") << tale();
-    const std::string options = "train --recipe delta_net --tokenizer bpe --vocab 280" + kSizes + "--data " + folder / "text" + " --schedule-steps 6 --warmup 2";
+    const std::string options =
+        "train --recipe delta_net --tokenizer bpe --vocab 280" + kSizes + "--data " + folder / "text" + " --schedule-steps 6 --warmup 2";
     REQUIRE(ttr_run(folder, options + " --steps 6 --out " + folder / "straight").code == 0);
     REQUIRE(ttr_run(folder, options + " --steps 3 --out " + folder / "halved").code == 0);
     const Ran rest = ttr_run(folder, "train --steps 6 --resume " + folder / "halved");
@@ -129,7 +131,8 @@ TEST_SUITE("evaluating") {
   TEST_CASE("what is sampled is what the full forward pass says") {
     const Folder folder;
     std::ofstream(folder / "text") << tale();
-    for (const auto& [name, recipe] : {std::pair<std::string, Recipe>{"gated_delta_net", recipes::gated_delta_net}, {"softmax_attention", recipes::softmax_attention}}) {
+    for (const auto& [name, recipe] : {std::pair<std::string, Recipe>{"gated_delta_net", recipes::gated_delta_net},
+                                       {"softmax_attention", recipes::softmax_attention}}) {
       CAPTURE(name);
       REQUIRE(ttr_run(folder, "train --recipe " + name + " --steps 10 --tokenizer bpe --vocab 300" + kSizes + "--context 40 --data " + folder / "text" +
                                   " --out " + folder / name).code == 0);
@@ -196,7 +199,8 @@ TEST_SUITE("evaluating") {
     for (const std::string name : {"gated_delta_net", "softmax_attention"})
       REQUIRE(ttr_run(folder, "train --recipe " + name + " --steps 10" + kSizes + "--data " + folder / "text" + " --out " + folder / name).code == 0);
     const std::string from = "eval --from " + folder / "gated_delta_net";
-    const Ran whole = ttr_run(folder, from + " --context 40 --data " + folder / "more"), ran = ttr_run(folder, from + " --context 40 --by-position --data " + folder / "more");
+    const Ran whole = ttr_run(folder, from + " --context 40 --data " + folder / "more");
+    const Ran ran = ttr_run(folder, from + " --context 40 --by-position --data " + folder / "more");
     CAPTURE(ran.err);
     REQUIRE(ran.code == 0);
     CHECK(says(ran.out, "context: 40, trained on 16"));
@@ -276,7 +280,8 @@ TEST_SUITE("evaluating") {
     CHECK(metrics_in(folder / "a")[1].at("val_loss") == metrics_in(folder / "b")[1].at("val_loss"));
     CHECK(says(two.out, "one + "));
     CHECK(says(two.out, fmt::format("{} bytes", tale().size())));
-    CHECK(row_in(ttr_run(folder, "eval --from " + folder / "a").out, "delta_net").nats == row_in(ttr_run(folder, "eval --from " + folder / "b").out, "delta_net").nats);
+    CHECK(row_in(ttr_run(folder, "eval --from " + folder / "a").out, "delta_net").nats ==
+          row_in(ttr_run(folder, "eval --from " + folder / "b").out, "delta_net").nats);
     CHECK(ttr_run(folder, "train --steps 3 --resume " + folder / "a").code == 0);   // both files are in its configuration
 
     const Ran grammar = ttr_run(folder, train + "--context 64 --data grammar:7 --out " + folder / "g");
