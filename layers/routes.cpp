@@ -10,6 +10,9 @@ extern const Route cpu_chunk, cuda_recurrent;
 namespace softmax_attention {
 extern const Route cpu_blocked, cuda_streaming;
 }
+namespace least_squares {
+extern const Route cpu_factorised, cpu_iterative, cuda_factorised, cuda_iterative;
+}
 
 namespace {
 
@@ -26,7 +29,15 @@ const Route kFold{"fold", "", [](const Recipe&, const Problem&) { return std::st
 }  // namespace
 
 std::span<const Route> routes() {
-  static const Route all[] = {delta::cpu_chunk, delta::cuda_recurrent, softmax_attention::cpu_blocked, softmax_attention::cuda_streaming, kFold};
+  static const Route all[] = {delta::cpu_chunk,
+                              delta::cuda_recurrent,
+                              softmax_attention::cpu_blocked,
+                              softmax_attention::cuda_streaming,
+                              least_squares::cpu_factorised,
+                              least_squares::cpu_iterative,
+                              least_squares::cuda_factorised,
+                              least_squares::cuda_iterative,
+                              kFold};
   return all;
 }
 

@@ -7,7 +7,10 @@ TEST_SUITE("parity") {
   TEST_CASE("every CPU route agrees with fold: outputs, final state, and the gradient of every slot and of the carried state") {
     const parity::Tally tally = parity::compare_all(cpu_device, {Dtype::f64, Dtype::f32});
     for (const char* pair : {"delta/cpu-chunk delta_net", "delta/cpu-chunk gated_delta_net", "delta/cpu-chunk l2_sgd", "delta/cpu-chunk longhorn",
-                             "softmax_attention/cpu-blocked softmax_attention", "softmax_attention/cpu-blocked qknorm_attention"}) {
+                             "softmax_attention/cpu-blocked softmax_attention", "softmax_attention/cpu-blocked qknorm_attention",
+                             "normal_equations/cpu-factorised mesa", "normal_equations/cpu-factorised mesa_net",
+                             "normal_equations/cpu-factorised weighted_least_squares", "normal_equations/cpu-factorised decaying_least_squares",
+                             "normal_equations/cpu-factorised refreshed_least_squares", "normal_equations/cpu-iterative mesa_net_cg"}) {
       CAPTURE(pair);
       REQUIRE(tally.runs.contains(pair));
       CHECK(tally.runs.at(pair) >= 30);   // shapes, options and dtypes: a route that stops accepting is not silently untested

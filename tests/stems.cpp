@@ -1,4 +1,4 @@
-// The two stems as operations of a graph: second derivatives through their definitions, decode, split sequences, states exchanged with fold,
+// The stems as operations of a graph: second derivatives through their definitions, decode, split sequences, states exchanged with fold,
 // causality, and a plan that can be forced and says why it refuses. tests/parity.cpp holds them against fold; here they are held against
 // themselves.
 #include "parity.hpp"
@@ -25,7 +25,12 @@ constexpr Stem kStems[] = {{"delta/cpu-chunk", "delta_net"},
                            {"delta/cpu-chunk", "l2_sgd"},
                            {"delta/cpu-chunk", "longhorn"},
                            {"softmax_attention/cpu-blocked", "softmax_attention"},
-                           {"softmax_attention/cpu-blocked", "qknorm_attention"}};
+                           {"softmax_attention/cpu-blocked", "qknorm_attention"},
+                           {"normal_equations/cpu-factorised", "mesa"},
+                           {"normal_equations/cpu-factorised", "mesa_net"},
+                           {"normal_equations/cpu-factorised", "decaying_least_squares"},
+                           {"normal_equations/cpu-factorised", "refreshed_least_squares"},
+                           {"normal_equations/cpu-iterative", "mesa_net_cg"}};
 
 // The call as a function of its floating tensors, slots first, for check_grad.
 struct Flat {
@@ -284,6 +289,7 @@ TEST_SUITE("stems") {
     };
     struct Case { const char *route, *recipe, *why; };
     const char *delta = "delta/cpu-chunk", *attention = "softmax_attention/cpu-blocked";
+    const char *factorised = "normal_equations/cpu-factorised", *iterative = "normal_equations/cpu-iterative";
     for (const Case& c : std::vector<Case>{
              {delta, "even / linear / descend[at=previous] / reading[read=strict]", "option read=strict of reading is not honoured"},
              {delta, "even / linear / descend[at=previous] / reading[writes=2]", "option writes=2 of reading is not honoured"},
@@ -308,6 +314,16 @@ TEST_SUITE("stems") {
              {attention, "kernel[forget=true] / constant / exact", "option forget=true of kernel is not honoured"},
              {attention, "kernel / polynomial / exact", "function class is polynomial, needs constant"},
              {attention, "even / constant / exact", "weights are even, needs kernel"},
+             {factorised, "even / linear / exact", "ridge is none, needs one: fewer than K pairs leave the system singular"},
+             {factorised, "even / linear / exact[ridge=constant,per=degree]", "ridge is per degree, needs per head or per channel"},
+             {factorised, "even / linear / exact[ridge=constant] / reading[read=strict]", "option read=strict of reading is not honoured"},
+             {factorised, "intention", "option visible=everything of reading is not honoured"},
+             {factorised, "even / linear[feature=taylor2] / exact[ridge=constant]", "option feature=taylor2 of linear is not honoured"},
+             {factorised, "kernel / linear / exact[ridge=constant]", "weights are kernel, needs even or geometric"},
+             {factorised, "kernel_regression", "function class is kernel_expansion, needs linear"},
+             {factorised, "mesa_net_cg", "optimizer is conjugate_gradient, needs exact"},
+             {iterative, "mesa_net", "needs conjugate_gradient"},
+             {iterative, "even / linear / conjugate_gradient[ridge=none]", "ridge is none, needs one"},
          }) {
       CAPTURE(c.recipe);
       CHECK(reason(c.route, c.recipe).find(c.why) != std::string::npos);
@@ -317,8 +333,10 @@ TEST_SUITE("stems") {
     CHECK(reason(delta, "even / linear[learned=true] / descend[at=previous]", {.segments = true}) == "documents begin with a learned memory, needs a zero one");
     CHECK(reason(attention, "softmax_attention", {.segments = true, .want_state = true}) ==
           "a state of packed documents keeps only the last of them, needs fold");
-    for (const char* route : {"delta/cuda-recurrent", "softmax_attention/cuda-streaming"}) {
-      const std::string why = reason(route, route[0] == 'd' ? "delta_net" : "softmax_attention");
+    CHECK(reason(factorised, "mesa", {.segments = true, .want_state = true}) == "a state of packed documents keeps only the last of them, needs fold");
+    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"softmax_attention/cuda-streaming", "softmax_attention"},
+                                        {"normal_equations/cuda-factorised", "mesa"}, {"normal_equations/cuda-iterative", "mesa_net_cg"}}) {
+      const std::string why = reason(route, recipe);
       CHECK((why == "built without CUDA" || why == "the tensors are on cpu, needs cuda"));
     }
   }
