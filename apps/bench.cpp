@@ -71,8 +71,10 @@ Slots drawn_slots(const Recipe& recipe, const Problem& p) {   // f64 on the CPU
     for (const Extent& e : s.shape) shape.push_back(e.at(p.key_dim, p.value_dim));
     Tensor x = normal(shape, 11, stream++, 0, 1, {Dtype::f64, cpu_device});
     if (s.name == "k") x = l2_norm(x);   // longer keys make an online learner diverge
+    const auto* exact = recipe.optimizer().ask<Exact>();
+    const bool forgets_ridge = exact && (exact->ridge == Ridge::decaying || exact->ridge == Ridge::refreshed);
     if (s.range == log_of_unit)
-      x = logsigmoid(x + 2.0);
+      x = logsigmoid(x + (forgets_ridge ? 5.0 : 2.0));   // a ridge that forgets with the memory is soon none, and f32 has no digits left
     else if (s.range == unit_interval)
       x = sigmoid(x);
     else if (s.range == positive)
@@ -222,6 +224,30 @@ void bench_routes(Table& table, const std::string& stem, Device device, double c
     }
 }
 
+// Least squares solved by a factorisation and by conjugate gradients from zero: the same problem, the same call, both held against the f64 solution.
+void bench_solvers(Table& table) {
+  const Recipe& factorised = recipes::mesa;
+  const Recipe iterated(factorised.weights(), factorised.function(), AnyOptimizer(ConjugateGradient{.steps = 30, .per = RidgePer::head}));
+  Problem p = problem_of(cpu_device, Dtype::f32), exact = p;
+  exact.dtype = Dtype::f64;
+  const Work work(factorised, p);
+  Work reference(factorised, exact);
+  for (auto& [name, x] : reference.slots) x = variable(cast(work.slots.at(name), Dtype::f64));
+  reference.dy = cast(work.dy, Dtype::f64);
+  const Swept want = reference([&](const Arguments& a) { return remember(factorised, a, "normal_equations/cpu-factorised"); });
+  double first = 0;
+  for (const auto& [recipe, route] : {std::pair{factorised, "normal_equations/cpu-factorised"}, {iterated, "normal_equations/cpu-iterative"}}) {
+    const auto run = [&] { return work([&](const Arguments& a) { return remember(recipe, a, route); }); };
+    const Swept got = run();
+    double worst = 0;
+    for (size_t i = 0; i < got.d.size(); ++i) worst = std::max(worst, relative(got.d[i], want.d[i]));
+    const Timing t = timing_of(cpu_device, run);
+    if (first == 0) first = t.least;
+    table.row(fmt::format("mesa by {}", recipe.optimizer().name()), t, first,
+              fmt::format("error of y {:.1e}, of the worst gradient {:.1e}; the floor is the factorisation", relative(got.y, want.y), worst));
+  }
+}
+
 struct TextBatch {
   Tensor input, target;   // i32 [B, T]
   void each(auto&& f) { f("input", input), f("target", target); }
@@ -256,13 +282,15 @@ int run_bench(const BenchOptions& o) {
   const auto wants = [&](const char* what) { return o.what == "all" || o.what == what; };
   Table table;
   if (wants("op")) bench_op(table);
-  const bool stems = wants("delta") || wants("softmax_attention");
+  const bool stems = wants("delta") || wants("softmax_attention") || wants("normal_equations");
   double rate = 0;
   if (wants("matmul") || (stems && !device.is_cuda())) rate = bench_matmul(table, wants("matmul")).rate;
-  for (const char* stem : {"delta", "softmax_attention"})
+  for (const char* stem : {"delta", "softmax_attention", "normal_equations"})
     if (wants(stem)) bench_routes(table, stem, device, rate);
+  if (wants("normal_equations") && !device.is_cuda()) bench_solvers(table);
   if (wants("fold") || wants("delta")) bench_fold(table, recipes::gated_delta_net, "gated_delta_net");
   if (wants("fold") || wants("softmax_attention")) bench_fold(table, recipes::softmax_attention, "softmax_attention");
+  if (wants("fold") || wants("normal_equations")) bench_fold(table, recipes::mesa, "mesa");
   if (wants("fold")) bench_fold(table, recipes::titans, "titans");
   if (wants("train")) bench_train(table, device);
   if (stems)

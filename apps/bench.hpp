@@ -6,7 +6,7 @@
 namespace ttr {
 
 struct BenchOptions {
-  std::string what = "all", device = "cpu";   // all, or one of matmul, op, delta, softmax_attention, fold, train; a stem's name times its routes
+  std::string what = "all", device = "cpu";   // all, or one of matmul, op, delta, softmax_attention, normal_equations, fold, train; a stem's name times its routes
 };
 int run_bench(const BenchOptions&);
 

@@ -131,8 +131,8 @@ int run(int argc, char** argv) {
 
   BenchOptions bench;
   CLI::App* benches = app.add_subcommand("bench", "Time, floor and ratio of what ttr computes, parity first");
-  benches->add_option("--what", bench.what, "all, op, matmul, delta, softmax_attention, fold or train")
-      ->check(CLI::IsMember({"all", "op", "matmul", "delta", "softmax_attention", "fold", "train"}));
+  benches->add_option("--what", bench.what, "all, op, matmul, delta, softmax_attention, normal_equations, fold or train")
+      ->check(CLI::IsMember({"all", "op", "matmul", "delta", "softmax_attention", "normal_equations", "fold", "train"}));
   devices(benches->add_option("--device", bench.device, "cpu or cuda"));
 
   try {

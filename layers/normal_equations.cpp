@@ -39,18 +39,25 @@ NormalSizes sizes_of(const Tensors& x, const Setting& s) {
 template <class T> Rows<const T> rows(const Tensor& x) { return {in<T>(x), x.size(2) * x.size(3)}; }
 template <class T> Rows<T> rows(Tensor& x) { return x.defined() ? Rows<T>{out<T>(x), x.size(2) * x.size(3)} : Rows<T>{}; }
 
-// The same function by fold: every token on its own, in primitives. What a second derivative differentiates, and a parity test. It takes carried
-// tokens as tokens of the first document whose answers nobody reads.
+// The same function by fold: every token on its own, in primitives. What a second derivative differentiates, and a parity test.
 Tensors define(const Tensors& x, const Setting& s) {
   const NormalSizes n = sizes_of(x, s);
-  const Dtype dtype = wide(x[kQ].dtype());
-  const auto gate = [&](int i) { return x[size_t(i)].defined() ? x[size_t(i)] : full({n.batch, n.tokens, n.heads}, i == kWrite ? 1 : 0, {dtype, x[kQ].device()}); };
+  const Options wide_options{wide(x[kQ].dtype()), x[kQ].device()};
+  Arguments a{.slots = {{"q", cast(x[kQ], wide_options.dtype) * s.scale}, {"ridge", x[kRidge]}}};
+  const auto give = [&](const char* slot, const char* carried, const Tensor& whole) {
+    const Tensor t = cast(whole, wide_options.dtype);
+    a.slots[slot] = slice(t, 1, n.past, n.tokens);
+    if (n.past) a.state[carried] = slice(t, 1, 0, n.past);
+  };
+  const auto gate = [&](int i, double otherwise) { return x[size_t(i)].defined() ? x[size_t(i)] : full({n.batch, n.tokens, n.heads}, otherwise, wide_options); };
+  give("k", "keys", x[kK]);
+  give("v", "values", x[kV]);
+  give("log_decay", "past.log_decay", gate(kDecay, 0));
+  give("write_gate", "past.write_gate", gate(kWrite, 1));
+  if (n.past) a.state["position"] = position_state(s.first + n.past);
+  if (s.documents.defined()) a.segments = slice(s.documents, 1, n.past, n.tokens);
   const Recipe recipe(AnyWeights(GeometricWeights{.write = WriteGate::gate}), AnyFunction(LinearMap{}), s.optimizer);
-  const Tensor q = pad(cast(x[kQ], dtype) * s.scale, 1, s.past, 0);
-  Arguments a{.slots = {{"q", q}, {"k", cast(x[kK], dtype)}, {"v", cast(x[kV], dtype)}, {"log_decay", gate(kDecay)}, {"write_gate", gate(kWrite)},
-                        {"ridge", x[kRidge]}}};
-  a.segments = s.documents;
-  return {cast(slice(fold(recipe, a).y, 1, s.past, n.tokens), x[kQ].dtype())};
+  return {cast(fold(recipe, a).y, x[kQ].dtype())};
 }
 
 struct Saved { Tensors x; Tensor moments; Setting setting; };
