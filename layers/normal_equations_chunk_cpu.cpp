@@ -29,18 +29,17 @@ template <class T> TTR_SIMD_INLINE void scale_row(T* __restrict x, T by, int64_t
   for (int64_t i = 0; i < n; ++i) x[i] *= by;
 }
 
-// a [n, stride], upper triangle, becomes U with a = U^T U; pivots [n] get 1 / U_jj. A pivot that is not positive becomes NaN and spreads.
+// a [n, stride], upper triangle, becomes U with a = U^T U but for its diagonal, whose inverses go to pivots [n]. A pivot that is not positive becomes NaN and spreads.
 template <class T> TTR_SIMD_INLINE void factor(T* a, int64_t n, int64_t stride, T* pivots) {
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t end = std::min(n, begin + kBlock);
     if (begin > 0)
       gemm<T>(true, false, end - begin, n - begin, begin, T(-1), a + begin, stride, a + begin, stride, T(1), a + begin * stride + begin, stride);
-    for (int64_t j = begin; j < end; ++j) {
+    for (int64_t j = begin; j < end; ++j) {   // from the block's first column, so that loops run over whole registers; nobody reads below the diagonal
       T* const row = a + j * stride;
       pivots[j] = row[j] > 0 ? 1 / std::sqrt(row[j]) : std::numeric_limits<T>::quiet_NaN();
-      row[j] = row[j] > 0 ? std::sqrt(row[j]) : std::numeric_limits<T>::quiet_NaN();
-      scale_row(row + j + 1, pivots[j], n - j - 1);
-      for (int64_t i = j + 1; i < end; ++i) add_scaled(a + i * stride + i, row + i, -row[i], n - i);
+      scale_row(row + begin, pivots[j], n - begin);
+      for (int64_t i = j + 1; i < end; ++i) add_scaled(a + i * stride + begin, row + begin, -row[i], n - begin);
     }
   }
 }
@@ -55,8 +54,8 @@ template <class T> TTR_SIMD_INLINE void invert(const T* u, const T* pivots, int6
               to + begin * stride + end, stride);
     for (int64_t i = end - 1; i >= begin; --i) {
       T* const row = to + i * stride;
-      for (int64_t j = i + 1; j < end; ++j) add_scaled(row + j, to + j * stride + j, -u[i * stride + j], n - j);
-      scale_row(row + i, pivots[i], n - i);
+      for (int64_t j = i + 1; j < end; ++j) add_scaled(row + begin, to + j * stride + begin, -u[i * stride + j], n - begin);
+      scale_row(row + begin, pivots[i], n - begin);
     }
   }
 }
