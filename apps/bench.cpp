@@ -7,10 +7,12 @@
 #include <ttr/apps/grammar.hpp>
 #include <ttr/apps/place.hpp>
 #include <ttr/core/blas.hpp>
+#include <ttr/core/dispatch.hpp>
 #include <ttr/core/ops.hpp>
 #include <ttr/core/parallel.hpp>
 #include <ttr/layers/fold.hpp>
 #include <ttr/layers/language_model.hpp>
+#include <ttr/layers/normal_equations_kernel.hpp>
 #include <ttr/layers/plan.hpp>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/optim/trainer.hpp>
@@ -224,27 +226,54 @@ void bench_routes(Table& table, const std::string& stem, Device device, double c
     }
 }
 
-// Least squares solved by a factorisation and by conjugate gradients from zero: the same problem, the same call, both held against the f64 solution.
+// Least squares by a factorisation and by conjugate gradients from zero: the kernels on one problem, each held against the f64 solution.
+template <class T> struct Solved {
+  std::vector<T> q, k, v, dy, y, dq, dk, dv, ridge, d_ridge, saved;
+  NormalForward<T> forward;
+  NormalBackward<T> backward;
+  Solved(const Problem& p, NormalMethod method, int64_t steps, double tolerance) {
+    const int64_t rows = p.batch * p.tokens * p.heads, K = p.key_dim, V = p.value_dim;
+    const auto drawn = [&](uint64_t stream, int64_t dim, bool key) {   // the same in every type: drawn in f32
+      Tensor x = normal({rows, dim}, 13, stream);
+      if (key) x = l2_norm(x);
+      const std::vector<double> values = x.to_vector<double>();
+      return std::vector<T>(values.begin(), values.end());
+    };
+    q = drawn(0, K, false), k = drawn(1, K, true), v = drawn(2, V, false), dy = drawn(3, V, false);
+    y = dv = v, dq = q, dk = k;
+    ridge.assign(size_t(p.heads * K), T(0.75)), d_ridge.assign(size_t(p.batch * p.heads * K), 0);
+    forward.size = {.batch = p.batch, .tokens = p.tokens, .heads = p.heads, .key_heads = p.heads, .value_heads = p.heads, .key_dim = K, .value_dim = V};
+    saved.assign(size_t(p.batch * p.heads * forward.size.chunks() * (K + V) * K), 0);
+    forward.q = {q.data(), p.heads * K}, forward.k = {k.data(), p.heads * K}, forward.v = {v.data(), p.heads * V};
+    forward.ridge = ridge.data(), forward.method = method, forward.steps = steps, forward.tolerance = T(tolerance);
+    forward.saved = saved.data(), forward.y = {y.data(), p.heads * V};
+    static_cast<NormalProblem<T>&>(backward) = forward;
+    backward.saved = saved.data(), backward.dy = {dy.data(), p.heads * V};
+    backward.dq = {dq.data(), p.heads * K}, backward.dk = {dk.data(), p.heads * K}, backward.dv = {dv.data(), p.heads * V}, backward.d_ridge = d_ridge.data();
+  }
+  void operator()() {
+    must("bench", cpu::normal_equations_forward(forward, Scratch(cpu::normal_equations_workspace(forward), cpu_device)));
+    must("bench", cpu::normal_equations_backward(backward, Scratch(cpu::normal_equations_workspace(backward), cpu_device)));
+  }
+};
+
 void bench_solvers(Table& table) {
-  const Recipe& factorised = recipes::mesa;
-  const Recipe iterated(factorised.weights(), factorised.function(), AnyOptimizer(ConjugateGradient{.steps = 30, .per = RidgePer::head}));
-  Problem p = problem_of(cpu_device, Dtype::f32), exact = p;
-  exact.dtype = Dtype::f64;
-  const Work work(factorised, p);
-  Work reference(factorised, exact);
-  for (auto& [name, x] : reference.slots) x = variable(cast(work.slots.at(name), Dtype::f64));
-  reference.dy = cast(work.dy, Dtype::f64);
-  const Swept want = reference([&](const Arguments& a) { return remember(factorised, a, "normal_equations/cpu-factorised"); });
-  double first = 0;
-  for (const auto& [recipe, route] : {std::pair{factorised, "normal_equations/cpu-factorised"}, {iterated, "normal_equations/cpu-iterative"}}) {
-    const auto run = [&] { return work([&](const Arguments& a) { return remember(recipe, a, route); }); };
-    const Swept got = run();
-    double worst = 0;
-    for (size_t i = 0; i < got.d.size(); ++i) worst = std::max(worst, relative(got.d[i], want.d[i]));
-    const Timing t = timing_of(cpu_device, run);
-    if (first == 0) first = t.least;
-    table.row(fmt::format("mesa by {}", recipe.optimizer().name()), t, first,
-              fmt::format("error of y {:.1e}, of the worst gradient {:.1e}; the floor is the factorisation", relative(got.y, want.y), worst));
+  const Problem p = problem_of(cpu_device, Dtype::f32);
+  Solved<double> exact(p, NormalMethod::chunk, 0, 0);
+  exact();
+  const auto off = [](const std::vector<float>& got, const std::vector<double>& want) {
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < got.size(); ++i) error += (got[i] - want[i]) * (got[i] - want[i]), norm += want[i] * want[i];
+    return std::sqrt(error / norm);
+  };
+  struct Way { const char* name; NormalMethod method; double tolerance; };
+  for (const Way& way : {Way{"mesa f32 factorised, kernels alone", NormalMethod::chunk, 0}, {"mesa f32 by 30 conjugate gradient steps", NormalMethod::iterative, 0},
+                         {"mesa f32 by at most 30, until 1e-7", NormalMethod::iterative, 1e-7}}) {
+    Solved<float> solved(p, way.method, 30, way.tolerance);
+    const Timing t = timing_of(cpu_device, [&] { solved(); });
+    table.row(way.name, t, {},
+              fmt::format("off the f64 solution: y {:.1e}, dq {:.1e}, dk {:.1e}, dv {:.1e}", off(solved.y, exact.y), off(solved.dq, exact.dq),
+                          off(solved.dk, exact.dk), off(solved.dv, exact.dv)));
   }
 }
 
