@@ -16,6 +16,9 @@ extern const Route cpu_block, cuda_recurrent;
 namespace softmax_attention {
 extern const Route cpu_blocked, cuda_streaming, cpu_local_linear, cuda_local_linear;
 }
+namespace least_squares {
+extern const Route cpu_factorised, cpu_iterative, cuda_factorised, cuda_iterative;
+}
 
 namespace {
 
@@ -37,6 +40,10 @@ std::span<const Route> routes() {
       delta::cuda_recurrent,
       diagonal_decay::cpu_block,
       diagonal_decay::cuda_recurrent,
+      least_squares::cpu_factorised,
+      least_squares::cpu_iterative,
+      least_squares::cuda_factorised,
+      least_squares::cuda_iterative,
       scan::cpu_tiles,
       scan::cuda_recurrent,
       softmax_attention::cpu_blocked,

@@ -56,7 +56,9 @@ inline int compare(Device device, const std::vector<Dtype>& dtypes, const char* 
           const parity::Parts want = parity::evaluate(call, Dtype::f64, cpu_device, [&](const Arguments& a) { return fold(recipe, a); });
           const parity::Parts got = parity::evaluate(call, dtype, device, [&](const Arguments& a) { return remember(recipe, a, route); });
           const double bound = dtype == Dtype::f64 ? 1e-9 : dtype == Dtype::f32 ? 5e-5 : 6.0 / 256;
-          const std::string off = parity::mismatch(got, want, where, [&](const std::string&) { return bound; });
+          const std::string off = parity::mismatch(got, want, where, [&](const std::string& name) {
+            return dtype == Dtype::bf16 && name == "dtemperature" ? parity::kNarrowTemperatureBound : bound;
+          });
           CHECK_MESSAGE(off.empty(), off);
         } catch (const std::exception& e) {
           FAIL_CHECK(where << ": " << std::string(e.what()));

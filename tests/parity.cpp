@@ -20,7 +20,13 @@ TEST_SUITE("parity") {
              "softmax_attention/cpu-blocked rms_qknorm_attention",
              "softmax_attention/cpu-blocked nadaraya_watson",
              "softmax_attention/cpu-blocked forgetting_attention",
-             "softmax_attention/cpu-local-linear local_linear_attention"}) {
+             "softmax_attention/cpu-local-linear local_linear_attention",
+             "normal_equations/cpu-factorised mesa",
+             "normal_equations/cpu-factorised mesa_net",
+             "normal_equations/cpu-factorised weighted_least_squares",
+             "normal_equations/cpu-factorised decaying_least_squares",
+             "normal_equations/cpu-factorised refreshed_least_squares",
+             "normal_equations/cpu-iterative mesa_net_cg"}) {
       CAPTURE(pair);
       REQUIRE(tally.runs.contains(pair));
       CHECK(tally.runs.at(pair) >= 30);   // shapes, options and dtypes: a route that stops accepting is not silently untested

@@ -41,6 +41,11 @@ constexpr Stem kStems[] = {{"delta/cpu-chunk", "delta_net"},
                            {"softmax_attention/cpu-blocked", "nadaraya_watson"},
                            {"softmax_attention/cpu-blocked", "forgetting_attention"},
                            {"softmax_attention/cpu-local-linear", "local_linear_attention"}};
+                           {"normal_equations/cpu-factorised", "mesa"},
+                           {"normal_equations/cpu-factorised", "mesa_net"},
+                           {"normal_equations/cpu-factorised", "decaying_least_squares"},
+                           {"normal_equations/cpu-factorised", "refreshed_least_squares"},
+                           {"normal_equations/cpu-iterative", "mesa_net_cg"}};
 
 // The call as a function of its floating tensors, slots first, for check_grad.
 struct Flat {
@@ -243,6 +248,7 @@ TEST_SUITE("stems") {
             other.slots[slot.name] = concat({slice(b.slots[slot.name], 1, 0, t), slice(a.slots[slot.name], 1, t, 130)}, 1);
         for (const Slot& slot : recipe.slots())
           if (slot.per == Per::head) other.slots[slot.name] = a.slots[slot.name];
+        for (const Slot& slot : recipe.slots()) if (slot.per == Per::head) other.slots[slot.name] = a.slots[slot.name];
         a.segments = other.segments = from_vector(ids, {1, 130}, {Dtype::i32, cpu_device});
         const Tensor one = slice(remember(recipe, a, route).y, 1, t, 130), two = slice(remember(recipe, other, route).y, 1, t, 130);
         // A bias of keys is rounded against that of a key that may lie in the other document.
@@ -305,7 +311,9 @@ TEST_SUITE("stems") {
                *attention = "softmax_attention/cpu-blocked",
                *scan = "scan/cpu-tiles",
                *line = "softmax_attention/cpu-local-linear",
-               *decay = "diagonal_decay/cpu-block";
+               *decay = "diagonal_decay/cpu-block",
+               *factorised = "normal_equations/cpu-factorised",
+               *iterative = "normal_equations/cpu-iterative";
     for (const Case& c : std::vector<Case>{
              {delta, "even / linear / descend[at=previous] / reading[read=strict]", "option read=strict of reading is not honoured"},
              {delta, "even / linear / descend[at=previous] / reading[writes=2]", "option writes=2 of reading is not honoured"},
@@ -372,6 +380,16 @@ TEST_SUITE("stems") {
              {line, "kernel[forget=true] / polynomial / exact[ridge=constant]", "needs relative where the weights forget or are gaussian"},
              {line, "kernel[norm_weights=true] / polynomial / exact[ridge=relative]", "option norm_weights=true of kernel is not honoured"},
              {line, "parallax", "optimizer is amortized, needs exact"},
+             {factorised, "even / linear / exact", "ridge is none, needs one: fewer than K pairs leave the system singular"},
+             {factorised, "even / linear / exact[ridge=constant,per=degree]", "ridge is per degree, needs per head or per channel"},
+             {factorised, "even / linear / exact[ridge=constant] / reading[read=strict]", "option read=strict of reading is not honoured"},
+             {factorised, "intention", "option visible=everything of reading is not honoured"},
+             {factorised, "even / linear[feature=taylor2] / exact[ridge=constant]", "option feature=taylor2 of linear is not honoured"},
+             {factorised, "kernel / linear / exact[ridge=constant]", "weights are kernel, needs even or geometric"},
+             {factorised, "kernel_regression", "function class is kernel_expansion, needs linear"},
+             {factorised, "mesa_net_cg", "optimizer is conjugate_gradient, needs exact"},
+             {iterative, "mesa_net", "needs conjugate_gradient"},
+             {iterative, "even / linear / conjugate_gradient[ridge=none]", "ridge is none, needs one"},
          }) {
       CAPTURE(c.recipe);
       CHECK(reason(c.route, c.recipe).find(c.why) != std::string::npos);
@@ -387,9 +405,8 @@ TEST_SUITE("stems") {
           "a state of packed documents keeps only the last of them, needs fold");
     CHECK(reason(decay, "even / linear[learned=true] / descend[at=initial]", {.segments = true}) == "documents begin with a learned memory, needs a zero one");
     CHECK(reason(decay, "cosformer", {.segments = true}) == "documents begin at position 0 and the feature map asks for positions, needs fold");
-    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"diagonal_decay/cuda-recurrent", "gla"},
-                                        {"scan/cuda-recurrent", "mamba"},
-                                        {"softmax_attention/cuda-streaming", "softmax_attention"}}) {
+    CHECK(reason(factorised, "mesa", {.segments = true, .want_state = true}) == "a state of packed documents keeps only the last of them, needs fold");
+    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"delta/cuda-recurrent", "delta_net"}, {"diagonal_decay/cuda-recurrent", "gla"}, {"scan/cuda-recurrent", "mamba"}, {"softmax_attention/cuda-streaming", "softmax_attention"}, {"normal_equations/cuda-factorised", "mesa"}, {"normal_equations/cuda-iterative", "mesa_net_cg"},
       const std::string why = reason(route, recipe);
       CHECK((why == "built without CUDA" || why == "the tensors are on cpu, needs cuda"));
     }
