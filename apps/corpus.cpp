@@ -1,4 +1,5 @@
 // Batches from a text.
+#include <algorithm>
 #include <ttr/apps/corpus.hpp>
 #include <ttr/apps/interrupt.hpp>
 #include <ttr/core/ops.hpp>
@@ -15,6 +16,13 @@ Corpus::Corpus(Text text, const std::string& separator, int64_t context)
     : context_(context), documents_(split_documents(std::move(text.bytes), separator)), text_(std::move(text)) {
   text_.bytes = documents_.bytes;
   split_ = split_text(text_, context);
+}
+
+int64_t Corpus::targets() const {
+  const int64_t first = int64_t(train().size()), size = int64_t(text_.bytes.size());
+  const auto& ends = documents_.ends;
+  const auto borders = std::lower_bound(ends.begin(), ends.end(), size) - std::upper_bound(ends.begin(), ends.end(), first);
+  return size - first - 1 - borders;
 }
 
 Batch Corpus::batch_of(const std::vector<int64_t>& starts, int64_t length) const {
@@ -63,7 +71,8 @@ std::optional<Corpus::Score> Corpus::evaluate(const LanguageModel& model) const 
     for (const int32_t t : b.target.to_vector<int32_t>()) score.targets += t >= 0;
     if (interrupted()) return {};
   }
-  if (score.targets == 0) throw refuse("data", "the validation part has 0 targets in its {} bytes, needs some; bring longer documents", validation().size());
+  if (score.targets == 0)
+    throw refuse("data", "the validation part has 0 targets in its {} bytes, needs some; bring longer documents", validation().size());
   score.nats /= double(score.targets);
   return score;
 }

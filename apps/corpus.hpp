@@ -27,6 +27,7 @@ class Corpus {
   std::string_view validation() const { return split_.validation; }
   const Text& text() const { return text_; }
   int64_t documents() const { return int64_t(documents_.ends.size()); }
+  int64_t targets() const;   // of the validation part: every byte but the first one, and none across a border
 
   // The windows cursor, cursor + 1, ..., cursor + rows - 1 in `pieces` batches.
   std::vector<Batch> draw(uint64_t seed, int64_t cursor, int64_t rows, int64_t pieces) const;

@@ -230,7 +230,8 @@ int train_model(const TrainFlags& flags) {
   if (step > first)
     fmt::print("{} steps in {:.1f} s, {} tokens/s with validation\n", step - first, seconds,
                rate_text(double((step - first) * c.batch * c.context) / seconds));
-  fmt::print("validation, nats per byte over {} targets\n", corpus.validation().size() - 1);
+  fmt::print("validation, nats per byte over {} targets{}\n", corpus.targets(),
+             corpus.documents() > 1 ? "; the n-grams do not know where documents end" : "");
   for (size_t order = 0; order < ngrams.size(); ++order) fmt::print("  {:<24} {:.4f}\n", fmt::format("byte n-gram, order {}", order), ngrams[order]);
   if (corpus.text().entropy_nats_per_byte) fmt::print("  {:<24} {:.4f}\n", "the grammar's entropy", *corpus.text().entropy_nats_per_byte);
   fmt::print("  {:<24} {:.4f}  (training {:.4f}, best {:.4f})\n", c.recipe.size() > 24 ? "this model" : c.recipe,
