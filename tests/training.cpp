@@ -320,12 +320,18 @@ TEST_CASE("a batch in pieces is the batch, also when documents leave unlike numb
   std::string text;
   for (int i = 0; i < 200; ++i) text += std::string(size_t(1 + i * 7 % 23), char('a' + i % 5)) + "\n\n";
   write(folder / "text", text);
+  const Documents documents = split_documents(text, "\n\n");
+  const auto size = int64_t(documents.bytes.size()), first = size - size / 10;
+  int64_t targets = 0;
+  for (int64_t i = first; i + 1 < size; ++i) targets += documents.document_of(i) == documents.document_of(i + 1);
+  const std::string expected = "nats per byte over " + std::to_string(targets) + " targets";
   const auto run = [&](const std::string& name, const std::string& pieces) {
     const Ran ran = ttr_run(folder, tiny(folder, {"--steps", "10", "--batch", "6", "--documents", "\n\n", "--dtype", "f64", "--accumulate", pieces, "--recipe",
                                                   "delta_net", "--out", folder / name}));
     CAPTURE(ran.err);
     REQUIRE(ran.code == 0);
     CHECK(ran.out.find("200 documents without their separators, packed") != std::string::npos);
+    CHECK(ran.out.find(expected) != std::string::npos);
     return metrics_in(folder / name);
   };
   const auto one = run("one", "1");
