@@ -18,7 +18,8 @@ using namespace drive;
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-const std::string kSizes = " --batch 2 --context 16 --dim 16 --blocks 1 --heads 2 --lr 0.01 --log-every 5 --eval-every 5 ";
+const std::string kSmall = " --batch 2 --dim 16 --blocks 1 --heads 2 --lr 0.01 --log-every 5 --eval-every 5 ";
+const std::string kSizes = kSmall + "--context 16 ";
 
 std::string tale() {
   std::string text;
@@ -88,7 +89,8 @@ TEST_SUITE("evaluating") {
       CHECK(sample.out.starts_with("the caf\xc3\xa9"));
       CHECK(sample.out.back() == '\n');
     }
-    check_sentence(ttr_run(folder, "sample --from " + folder / "char" + " --prompt 'caf\xc3\xa8'"), 1, "character '\xc3\xa8' (U+00E8) at byte 3 of the text is unknown");
+    check_sentence(ttr_run(folder, "sample --from " + folder / "char" + " --prompt 'caf\xc3\xa8'"), 1,
+                   "character '\xc3\xa8' (U+00E8) at byte 3 of the text is unknown");
     std::ofstream(folder / "other") << "THE CAT";
     check_sentence(ttr_run(folder, "eval --from " + folder / "char" + " --data " + folder / "other"), 1, "character 'T' (U+0054) at byte 0");
     CHECK(ttr_run(folder, "eval --from " + folder / "bpe" + " --data " + folder / "other").code == 0);   // knows every text
@@ -111,7 +113,8 @@ TEST_SUITE("evaluating") {
   TEST_CASE("a resumed run with byte pairs goes on with its tokenizer, to the bit") {
     const Folder folder;
     std::ofstream(folder / "text") << tale();
-    const std::string options = "train --recipe delta_net --tokenizer bpe --vocab 280" + kSizes + "--data " + folder / "text" + " --schedule-steps 6 --warmup 2";
+    const std::string options = "train --recipe delta_net --tokenizer bpe --vocab 280" + kSizes +
+                                "--data " + folder / "text" + " --schedule-steps 6 --warmup 2";
     REQUIRE(ttr_run(folder, options + " --steps 6 --out " + folder / "straight").code == 0);
     REQUIRE(ttr_run(folder, options + " --steps 3 --out " + folder / "halved").code == 0);
     const Ran rest = ttr_run(folder, "train --steps 6 --resume " + folder / "halved");
@@ -129,9 +132,10 @@ TEST_SUITE("evaluating") {
   TEST_CASE("what is sampled is what the full forward pass says") {
     const Folder folder;
     std::ofstream(folder / "text") << tale();
-    for (const auto& [name, recipe] : {std::pair<std::string, Recipe>{"gated_delta_net", recipes::gated_delta_net}, {"softmax_attention", recipes::softmax_attention}}) {
+    for (const auto& [name, recipe] : {std::pair<std::string, Recipe>{"gated_delta_net", recipes::gated_delta_net},
+                                       {"softmax_attention", recipes::softmax_attention}}) {
       CAPTURE(name);
-      REQUIRE(ttr_run(folder, "train --recipe " + name + " --steps 10 --tokenizer bpe --vocab 300" + kSizes + "--context 40 --data " + folder / "text" +
+      REQUIRE(ttr_run(folder, "train --recipe " + name + " --steps 10 --tokenizer bpe --vocab 300" + kSmall + "--context 40 --data " + folder / "text" +
                                   " --out " + folder / name).code == 0);
       const Ran ran = ttr_run(folder, "sample --temperature 0 --tokens 20 --prompt 'the cat' --dtype f64 --from " + folder / name);
       REQUIRE(ran.code == 0);
@@ -196,7 +200,8 @@ TEST_SUITE("evaluating") {
     for (const std::string name : {"gated_delta_net", "softmax_attention"})
       REQUIRE(ttr_run(folder, "train --recipe " + name + " --steps 10" + kSizes + "--data " + folder / "text" + " --out " + folder / name).code == 0);
     const std::string from = "eval --from " + folder / "gated_delta_net";
-    const Ran whole = ttr_run(folder, from + " --context 40 --data " + folder / "more"), ran = ttr_run(folder, from + " --context 40 --by-position --data " + folder / "more");
+    const Ran whole = ttr_run(folder, from + " --context 40 --data " + folder / "more");
+    const Ran ran = ttr_run(folder, from + " --context 40 --by-position --data " + folder / "more");
     CAPTURE(ran.err);
     REQUIRE(ran.code == 0);
     CHECK(says(ran.out, "context: 40, trained on 16"));
@@ -235,7 +240,7 @@ TEST_SUITE("evaluating") {
     const Ran over = ttr_run(folder, "plot " + folder / "gated_delta_net" + " " + folder / "softmax_attention/" + " --out " + folder / "both.svg");
     CAPTURE(over.err);
     REQUIRE(over.code == 0);
-    for (const std::string text : {contents(folder / "both.svg"), over.out}) {
+    for (const std::string& text : {contents(folder / "both.svg"), over.out}) {
       CHECK(says(text, "gated_delta_net"));
       CHECK(says(text, "softmax_attention"));
       CHECK(says(text, "nats per byte"));
@@ -276,10 +281,11 @@ TEST_SUITE("evaluating") {
     CHECK(metrics_in(folder / "a")[1].at("val_loss") == metrics_in(folder / "b")[1].at("val_loss"));
     CHECK(says(two.out, "one + "));
     CHECK(says(two.out, fmt::format("{} bytes", tale().size())));
-    CHECK(row_in(ttr_run(folder, "eval --from " + folder / "a").out, "delta_net").nats == row_in(ttr_run(folder, "eval --from " + folder / "b").out, "delta_net").nats);
+    CHECK(row_in(ttr_run(folder, "eval --from " + folder / "a").out, "delta_net").nats ==
+          row_in(ttr_run(folder, "eval --from " + folder / "b").out, "delta_net").nats);
     CHECK(ttr_run(folder, "train --steps 3 --resume " + folder / "a").code == 0);   // both files are in its configuration
 
-    const Ran grammar = ttr_run(folder, train + "--context 64 --data grammar:7 --out " + folder / "g");
+    const Ran grammar = ttr_run(folder, "train --recipe delta_net --steps 2" + kSmall + "--context 64 --data grammar:7 --out " + folder / "g");
     CAPTURE(grammar.err);
     REQUIRE(grammar.code == 0);
     CHECK(says(grammar.out, "a grammar with seed 7 and "));
