@@ -23,7 +23,8 @@ Standing standing_in(const SafetensorsFile& file) {
   };
   read("cursor", standing.cursor);
   read("best", standing.best);
-  if (standing.cursor < 0) throw refuse("resume", "cursor is {} in the metadata of {}, needs at least 0", standing.cursor, file.path());
+  if (standing.cursor < 0 || standing.cursor > int64_t(1) << 60)
+    throw refuse("resume", "cursor is {} in the metadata of {}, needs 0 to 2^60", standing.cursor, file.path());
   return standing;
 }
 

@@ -88,6 +88,7 @@ RunConfig resolve(const TrainFlags& flags, const RunFolder* resumed) {
   if (c.eval_every == 0) c.eval_every = std::max<int64_t>(1, (c.steps + 3) / 4);
   if (c.save_every == 0) c.save_every = c.eval_every;
   if (c.schedule_steps == 0) c.schedule_steps = c.steps;
+  config_of_toml(toml_of(c), "the configuration");   // what could not be read again is refused now: a path that is no UTF-8
   return c;
 }
 

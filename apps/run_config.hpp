@@ -39,13 +39,13 @@ struct RunConfig {
   int64_t profile = 0;
 
   void each(auto&& f) {
-    const Allowed positive{.least = 1}, count{.least = 0}, amount{.least = 0}, share{.least = 0, .below = 1};
+    const Allowed positive{.least = 1}, size{.least = 1, .below = 1e6}, count{.least = 0}, amount{.least = 0}, share{.least = 0, .below = 1};
     f(ConfigKey{"recipe", "A published name, or weights / function / optimizer", {}, true}, recipe);
     f(ConfigKey{"ingredients", "What the recipe's name stands for; written by the program", {}, true}, ingredients);
     f(ConfigKey{"core_only", "The memory without what usually stands around it: no convolution, no norm and no gate of its answer", {}, true}, core_only);
-    f(ConfigKey{"dim", "Width of the model", positive, true}, dim);
-    f(ConfigKey{"blocks", "Blocks", positive, true}, blocks);
-    f(ConfigKey{"heads", "Heads of a block", positive, true}, heads);
+    f(ConfigKey{"dim", "Width of the model", size, true}, dim);
+    f(ConfigKey{"blocks", "Blocks", size, true}, blocks);
+    f(ConfigKey{"heads", "Heads of a block", size, true}, heads);
     f(ConfigKey{"dropout", "Share of the residual stream's additions that a step drops", share}, dropout);
     f(ConfigKey{"data", "Text files, or bible, grammar or grammar:SEED; none: the King James Bible if it is installed, else a grammar", {}, true}, data);
     f(ConfigKey{"tokenizer", "byte, char (the characters of the text) or bpe (learned byte pairs)", {.words = {"byte", "char", "bpe"}}, true}, tokenizer);
@@ -53,9 +53,9 @@ struct RunConfig {
     f(ConfigKey{"documents", "What ends a document in the text, such as <|endoftext|>; the memory starts afresh after it", {}, true}, documents);
     f(ConfigKey{"out", "A new or empty folder for what the run writes"}, out);
     f(ConfigKey{"steps", "Updates in all, also those before a resume", positive}, steps);
-    f(ConfigKey{"batch", "Sequences of a step", positive, true}, batch);
+    f(ConfigKey{"batch", "Sequences of a step", size, true}, batch);
     f(ConfigKey{"accumulate", "Pieces in which a step takes its batch: the same step with less memory", positive}, accumulate);
-    f(ConfigKey{"context", "Tokens of a sequence", positive, true}, context);
+    f(ConfigKey{"context", "Tokens of a sequence", {.least = 1, .below = 1e9}, true}, context);
     f(ConfigKey{"optimizer", "adamw, sgd or momentum", {.words = {"adamw", "sgd", "momentum"}}, true}, optimizer);
     f(ConfigKey{"lr", "Highest learning rate", amount}, lr);
     f(ConfigKey{"warmup", "Steps up to it; -1: a tenth of the run, at most 100", {.least = -1}}, warmup);

@@ -38,17 +38,20 @@ using ModelTrainer = Trainer<LanguageModel, Loss (*)(const LanguageModel&, const
 // Steps, as a captured graph where that is possible.
 class Stepping {
  public:
-  Stepping(ModelTrainer& trainer, const LanguageModel& model, const RunConfig& c) : trainer_(trainer) {
+  Stepping(ModelTrainer& trainer, const LanguageModel& model, const RunConfig& c, bool segments) : trainer_(trainer) {
     if (c.device != "cuda") {
       why_ = "steps are captured on cuda only";
       return;
     }
     for (const Block& block : model.blocks) {
       const MemoryLayer& layer = block.mixer;
-      const Route* route = choose(layer.options.recipe, layer.problem(c.batch, c.context, true), layer.options.route).route;
+      Problem problem = layer.problem(c.batch, c.context, true);
+      problem.segments = segments;
+      const Route* route = choose(layer.options.recipe, problem, layer.options.route).route;
       if (std::string_view(route->name) == "fold") why_ = "fold does a token at a time, too many operations for a graph";
     }
     wanted_ = why_.empty();
+    if (!wanted_) fmt::print("{}\n", text());
   }
 
   // A step that is timed is not captured.
@@ -128,7 +131,9 @@ int train_model(const TrainFlags& flags) {
 
   fmt::print("{}\n\n{}\n", about(corpus), toml_of(c));
   if (!flags.resume.empty()) fmt::print("resumed after step {} of {}\n\n", first, c.steps);
-  fmt::print("{}\n", describe(model, {.batch = c.batch, .tokens = c.context}));
+  const DescribeOptions sizes{.batch = (c.batch + c.accumulate - 1) / c.accumulate, .tokens = c.context, .segments = corpus.documents() > 1,
+                              .moments = int64_t(trainer.arena().memories().size()) + (c.ema > 0)};
+  fmt::print("{}\n", describe(model, sizes));
   std::fflush(stdout);
   const Yardsticks yardsticks{.ngrams = Ngram(corpus.split().train).score(corpus.split().validation), .entropy = corpus.text().entropy_nats_per_byte};
   const double bits = bits_per_byte(1, corpus.bytes_per_token());   // of a nat of the training loss
@@ -144,7 +149,7 @@ int train_model(const TrainFlags& flags) {
   {
     MetricsWriter metrics(metrics_path, true);
     Progress progress(c.steps, c.batch * c.context, first, {.bits = tokenizer.is_byte() ? 0 : bits});
-    Stepping stepping(trainer, model, c);
+    Stepping stepping(trainer, model, c, corpus.documents() > 1);
     std::optional<Profile> profile;
     std::vector<StepReport> unread;   // on CUDA reading a report waits for the device: done where a line or a file is written
     while (step < c.steps && !interrupted()) {
@@ -166,7 +171,7 @@ int train_model(const TrainFlags& flags) {
 
       const bool evaluates = step % c.eval_every == 0 || step == c.steps, saves = step % c.save_every == 0 || step == c.steps;
       const bool logs = evaluates || step % c.log_every == 0 || step == 1;
-      if (place.device.is_cuda() && !saves && !logs) continue;
+      if (place.device.is_cuda() && !saves && !logs && int64_t(unread.size()) < kStepRecords / 2) continue;
       for (const StepReport& report : unread) {
         if (report.finite()) continue;
         std::string why;
@@ -222,7 +227,8 @@ int train_model(const TrainFlags& flags) {
   Score score = targets_of(tokenizer, corpus.validation());
   score.nats = outcome.last_val.value_or(std::nan("")) * double(score.targets);
   const auto in_bits = [&](double loss, double per_nat) { return tokenizer.is_byte() ? "" : fmt::format(" ({:.4f} bits per byte)", loss * per_nat); };
-  fmt::print("validation\n{}", loss_table(c.recipe, score, tokenizer, yardsticks));
+  fmt::print("validation, {} over {} targets\n{}", tokenizer.is_byte() ? "nats per byte" : "nats per token", score.targets,
+             loss_table(c.recipe, score, tokenizer, yardsticks));
   fmt::print("  training {:.4f}{}, best validation {:.4f}{}\n", outcome.last_loss, in_bits(outcome.last_loss, bits), standing.best,
              in_bits(standing.best, bits_per_byte(1, score.bytes_per_token())));
   SampleOptions sampling;

@@ -1,6 +1,7 @@
 // Counting a model: parameters, bytes of a step, the plan of each mixer.
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/describe.hpp>
 #include <ttr/layers/fold.hpp>
@@ -114,19 +115,43 @@ std::vector<std::pair<size_t, size_t>> runs_of(const LanguageModel& model) {
   return runs;
 }
 
-}  // namespace
+// What weight decay acts on, said by the parameters themselves.
+std::string decay_text(const LanguageModel& model) {
+  LanguageModel view = model;   // the same parameters
+  std::set<const void*> seen;
+  int64_t tensors[2] = {}, numbers[2] = {};
+  each_parameter(view, [&](const std::string&, Parameter& p) {
+    if (seen.insert(p.identity()).second) ++tensors[p.decays()], numbers[p.decays()] += p->count();
+  });
+  return fmt::format(
+      "weight decay acts on {} matrices, {} numbers; not on gains, biases and what a recurrence learns: {} tensors, {} numbers\n",
+      tensors[1], thousands(numbers[1]), tensors[0], thousands(numbers[0]));
+}
 
-Footprint footprint(const LanguageModel& model, const DescribeOptions& o) {
+Problem problem_of(const MemoryLayer& layer, const DescribeOptions& o) {
+  Problem p = layer.problem(o.batch, o.tokens, o.training);
+  p.segments = o.segments;
+  return p;
+}
+
+std::vector<Kept> kept_by_runs(const LanguageModel& model, const DescribeOptions& o) {   // of one sequence, by one block of each run
+  std::vector<Kept> kept;
+  for (const auto& [first, last] : runs_of(model)) kept.push_back(o.training ? kept_by_block(model.blocks[first], o.tokens) : Kept{});
+  return kept;
+}
+
+Footprint footprint_of(const LanguageModel& model, const DescribeOptions& o, const std::vector<Kept>& by_run) {
   const Dtype dtype = model.embed.weight->dtype();
   const double count = double(model.parameter_count()), number = double(bytes_of(dtype)), master = double(bytes_of(wide(dtype)));
   Footprint f;
   f.parameters = count * (dtype == wide(dtype) ? master : master + number);
   if (!o.training) return f;
   f.gradients = count * master;
-  f.moments = 2 * count * master;
+  f.moments = double(o.moments) * count * master;
   const double rows = double(o.batch), tokens = double(o.batch * o.tokens);
+  size_t run = 0;
   for (const auto& [first, last] : runs_of(model)) {
-    const Kept kept = kept_by_block(model.blocks[first], o.tokens);
+    const Kept& kept = by_run[run++];
     f.activations += double(last - first + 1) * kept.activations * rows;
     f.workspace = std::max(f.workspace, kept.workspace * rows);
   }
@@ -135,7 +160,13 @@ Footprint footprint(const LanguageModel& model, const DescribeOptions& o) {
   return f;
 }
 
+}  // namespace
+
+Footprint footprint(const LanguageModel& model, const DescribeOptions& o) { return footprint_of(model, o, kept_by_runs(model, o)); }
+
 std::string describe(const LanguageModel& model, const DescribeOptions& o) {
+  const std::vector<Kept> by_run = kept_by_runs(model, o);
+  size_t run = 0;
   const LanguageModelOptions& m = model.options;
   std::string text = fmt::format("language model: {} blocks of width {}, {} tokens in the vocabulary, {} parameters\n", m.blocks, m.dim,
                                  m.vocab, thousands(model.parameter_count()));
@@ -154,12 +185,19 @@ std::string describe(const LanguageModel& model, const DescribeOptions& o) {
       what += fmt::format(", {} key heads, {} value heads", mixer.key_heads, mixer.value_heads);
     if (block.swiglu) what += fmt::format(", swiglu {} (hidden {})", thousands(count_of(*block.swiglu)), block.hidden());
     if (block.gelu) what += fmt::format(", gelu {} (hidden {})", thousands(count_of(*block.gelu)), block.hidden());
+    what += fmt::format(", {}", choose(mixer.recipe, problem_of(block.mixer, o), mixer.route).route->name);
+    if (o.training) {
+      const Kept& kept = by_run[run++];
+      what += fmt::format(", activations {}", size_text(kept.activations * double(o.batch)));
+      if (kept.workspace > 0) what += fmt::format(" and {} for a while", size_text(kept.workspace * double(o.batch)));
+    }
     part(first == last ? fmt::format("blocks.{}", first) : fmt::format("blocks.{}-{}", first, last), count_of(block), what + each);
   }
   part("norm", count_of(model.norm), "");
   if (model.head) part("head", count_of(*model.head), "");
+  if (o.training) text += decay_text(model);
 
-  const Footprint f = footprint(model, o);
+  const Footprint f = footprint_of(model, o, by_run);
   text += fmt::format("memory of a step, {} x {} tokens in {} on {}: about {}\n", o.batch, o.tokens, name_of(model.embed.weight->dtype()),
                       name_of(model.embed.weight->device()), size_text(f.total()));
   text += fmt::format("  parameters {}", size_text(f.parameters));
@@ -170,7 +208,7 @@ std::string describe(const LanguageModel& model, const DescribeOptions& o) {
   for (const auto& [first, last] : runs_of(model)) {
     const MemoryLayer& layer = model.blocks[first].mixer;
     text += first == last ? fmt::format("blocks.{}: ", first) : fmt::format("blocks.{}-{}: ", first, last);
-    text += describe_plan(layer.options.recipe, layer.problem(o.batch, o.tokens, o.training), layer.options.route);
+    text += describe_plan(layer.options.recipe, problem_of(layer, o), layer.options.route);
   }
   return text;
 }

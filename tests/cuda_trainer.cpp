@@ -158,6 +158,41 @@ TEST_CASE("nano, 4 layers of 4 heads, width 128, context 64, batch 12: 20 replay
     }
 }
 
+TEST_CASE("dropout by the step's key and the average of the parameters: 20 replays are the uncaptured steps bit for bit, each with its own mask") {
+  if (no_gpu()) return;
+  const auto loss = [](const Speller& m, const Batch& b, StepKey key) {
+    const Tensor labels = reshape(b.target, {-1});
+    const Tensor logits = dropout(m(b.input), 0.3, key.key, key.piece);
+    return Loss{cross_entropy(logits, labels, false), label_count(labels)};
+  };
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    CAPTURE(name_of(dtype));
+    std::vector<double> losses[2], values[2], averages[2];
+    for (const bool captured : {false, true}) {
+      Speller model = speller(dtype, cuda_device);
+      Trainer trainer(model, AdamW{}, loss, 3, 0.9);
+      const auto two = [](int s) { return std::vector<Batch>{batch(s), batch(s + 30)}; };
+      if (captured) trainer.capture(two(0));
+      std::vector<StepReport> reports;
+      for (int s = 0; s < 20; ++s) reports.push_back(captured ? trainer.replay(two(s), options_of(s)) : trainer.step(two(s), options_of(s)));
+      for (const StepReport& r : reports) losses[captured].push_back(r.loss());
+      values[captured] = values_of(model);
+      trainer.averaged([&] { averages[captured] = values_of(model); });
+      CHECK(values_of(model) == values[captured]);
+    }
+    CHECK(losses[0] == losses[1]);
+    CHECK(values[0] == values[1]);
+    CHECK(averages[0] == averages[1]);
+    CHECK(averages[0] != values[0]);
+  }
+  // the same batch at rate 0: only the mask changes
+  Speller model = speller(Dtype::f32, cuda_device);
+  Trainer trainer(model, Sgd{}, loss, 3);
+  trainer.capture(batch(0));
+  const double first = trainer.replay(batch(0), {.rate = 0}).loss(), second = trainer.replay(batch(0), {.rate = 0}).loss();
+  CHECK(first != second);
+}
+
 TEST_CASE("a loss that uploads cannot be captured: the replay would read memory that is gone") {
   if (no_gpu()) return;
   Speller model = speller(Dtype::f32, cuda_device);

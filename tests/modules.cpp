@@ -123,9 +123,14 @@ TEST_SUITE("modules") {
       Tensor past;
       Tensors ys;
       int64_t at = 0;
-      for (const int64_t n : sizes) ys.push_back(conv.step(slice(x, 1, at, at + n), past)), at += n;
+      for (const int64_t n : sizes) ys.push_back(conv.step({slice(x, 1, at, at + n)}, past)[0]), at += n;
       CHECK(worst(concat(ys, 1), loops(false)) < 1e-14);
     }
+    const Tensors parts = split(x, 2, {1, 2});   // the same channels in two tensors
+    CHECK(worst(concat(conv(parts), 2), loops(false)) < 1e-14);
+    CHECK(worst(concat(conv(parts, segments), 2), loops(true)) < 1e-14);
+    Tensor past;
+    CHECK(worst(concat(conv.step(parts, past), 2), loops(false)) < 1e-14);
   }
 
   TEST_CASE("gates stay in their range and start at the slot's value") {
@@ -570,6 +575,7 @@ TEST_SUITE("modules") {
       CHECK(text.find(folds                           ? ": fold\n"
                       : recipe == "softmax_attention" ? ": softmax_attention/cpu-blocked\n"
                                                       : ": delta/cpu-chunk\n") != text.npos);
+      for (const char* words : {", activations ", "weight decay acts on ", "not on gains, biases"}) CHECK(text.find(words) != text.npos);
       const Footprint f = footprint(model, sizes);
       CHECK(f.parameters == 4.0 * double(model.parameter_count()));
       CHECK(footprint(model, {.batch = 3, .tokens = 80, .training = false}).total() == f.parameters);

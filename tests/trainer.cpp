@@ -1,5 +1,6 @@
 // The trainer on the CPU: the rule against a loop written by hand, one rule on two clocks, accumulation, clipping, ties, schedules, files,
 // refusals.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -445,6 +446,67 @@ TEST_CASE("the numbers do not depend on the number of threads") {
     return norms;
   };
   CHECK(run(1) == run(3));
+}
+
+TEST_CASE("the average follows the parameters, forgets its start, and stands in their place while it is asked for") {
+  Point point{Parameter(full({3}, 10, {Dtype::f64}))};
+  Trainer trainer(point, Sgd{}, [](const Point& m, const Tensor& x) { return sum(*m.at * x); }, 0, 0.9);
+  double p = 10, average = 10;
+  for (int n = 1; n <= 200; ++n) {
+    trainer.step(full({3}, n % 5, {Dtype::f64}), {.rate = 0.1});
+    p -= 0.1 * (n % 5);
+    average += (1 - std::min(0.9, (1.0 + n) / (10.0 + n))) * (p - average);
+  }
+  CHECK(values_of(point)[0] == doctest::Approx(p).epsilon(1e-12));
+  bool asked = false;
+  trainer.averaged([&] {
+    asked = true;
+    CHECK(values_of(point)[2] == doctest::Approx(average).epsilon(1e-12));
+  });
+  CHECK(asked);
+  const std::vector<double> own = values_of(point);
+  CHECK(own[0] == doctest::Approx(p).epsilon(1e-12));
+  CHECK_THROWS(trainer.averaged([] { throw 1; }));
+  CHECK(values_of(point) == own);
+
+  const std::string path = (std::filesystem::temp_directory_path() / "ttr_trainer_average.safetensors").string();
+  trainer.save(path);
+  Point again{Parameter(zeros({3}, {Dtype::f64}))};
+  Trainer resumed(again, Sgd{}, [](const Point& m, const Tensor& x) { return sum(*m.at * x); }, 0, 0.9);
+  resumed.load(path);
+  resumed.averaged([&] { CHECK(values_of(again)[0] == doctest::Approx(average).epsilon(1e-12)); });
+  Point read{Parameter(zeros({3}, {Dtype::f64}))};
+  load_parameters(read, SafetensorsFile(path));   // without a trainer: what the run evaluated
+  CHECK(values_of(read)[0] == doctest::Approx(average).epsilon(1e-12));
+  Point without{Parameter(zeros({3}, {Dtype::f64}))};
+  Trainer plain(without, Sgd{}, [](const Point& m, const Tensor& x) { return sum(*m.at * x); });
+  CHECK(has(what_of([&] { plain.load(path); }), "holds optimizer.average.at, which the model does not have"));
+  plain.averaged([&] { CHECK(values_of(without)[0] == 0); });
+  CHECK(has(what_of([&] { Trainer t(without, Sgd{}, [](const Point&, const Tensor& x) { return x; }, 0, 1.0); }), "the average's decay is 1"));
+  std::filesystem::remove(path);
+}
+
+TEST_CASE("a loss that takes a StepKey draws anew each step and each piece, and alike after a load") {
+  const Tensor x = ones({64}, {Dtype::f64});
+  const auto loss = [](const Point& m, const Tensor& x, StepKey key) { return sum(dropout(*m.at * x, 0.5, key.key, key.piece)); };
+  Point point{Parameter(ones({64}, {Dtype::f64}))};
+  Trainer trainer(point, Sgd{}, loss, 5);
+  const auto course = [&](auto& t) {
+    std::vector<double> losses;
+    for (int s = 0; s < 6; ++s) losses.push_back(t.step(x, {.rate = 0}).loss());
+    return losses;
+  };
+  const std::string path = (std::filesystem::temp_directory_path() / "ttr_trainer_key.safetensors").string();
+  trainer.save(path);
+  const auto first = course(trainer), later = course(trainer);
+  CHECK(first != later);
+  CHECK(std::any_of(first.begin(), first.end(), [&](double v) { return v != first[0]; }));
+  trainer.load(path);
+  CHECK(course(trainer) == first);
+  trainer.load(path);   // two pieces: not twice the same mask
+  CHECK(trainer.step(std::vector<Tensor>{x, x}, {.rate = 0}).loss() != first[0]);
+  std::filesystem::remove(path);
+  CHECK(what_of([&] { dropout(x, 0.5, ones({2}, {Dtype::f64}), 0); }) == "[dropout] key is f64 [2] on cpu, needs f64 [1] on cpu");
 }
 
 TEST_CASE("refusals say what is wrong") {

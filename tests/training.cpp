@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -14,6 +15,7 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 #include <ttr/apps/documents.hpp>
+#include <ttr/core/device_kernel.hpp>
 #include <ttr/core/error.hpp>
 #include <ttr/core/safetensors.hpp>
 
@@ -413,3 +415,54 @@ TEST_CASE("200 kills at random moments lose nothing") {
 }
 
 }
+
+#if TTR_WITH_CUDA
+TEST_SUITE("cuda_training") {
+
+TEST_CASE("on the GPU N + M steps are N, a stop and M, and a captured graph's steps are the plain ones, bit for bit") {
+  if (cuda::device_count() == 0) {
+    MESSAGE("skipped: " << std::string(cuda::device_problem()));
+    return;
+  }
+  const Folder folder;
+  for (const char* dtype : {"f32", "bf16"})
+    for (const char* recipe : {"softmax_attention", "gated_delta_net"}) {
+      CAPTURE(dtype);
+      CAPTURE(recipe);
+      const Words options{"--device", "cuda", "--dtype", dtype, "--recipe", recipe, "--dim", "64", "--heads", "2", "--blocks", "2", "--batch", "4", "--context",
+                          "64", "--dropout", "0.1", "--ema", "0.9", "--accumulate", "2", "--schedule-steps", "40"};
+      const Ran whole = ttr_run(folder, tiny(folder, joined(options, {"--steps", "40", "--out", folder / "whole"})));
+      CAPTURE(whole.err);
+      REQUIRE(whole.code == 0);
+      CHECK(whole.out.find("steps: replays of a captured CUDA graph") != std::string::npos);
+      REQUIRE(ttr_run(folder, tiny(folder, joined(options, {"--steps", "20", "--out", folder / "parts"}))).code == 0);
+      REQUIRE(ttr_run(folder, {"train", "--resume", folder / "parts", "--steps", "40"}).code == 0);
+      check_equal_runs(folder / "whole", folder / "parts");
+
+      // steps that are timed are not captured
+      const Ran timed = ttr_run(folder, tiny(folder, joined(options, {"--steps", "40", "--profile", "40", "--out", folder / "plain"})));
+      REQUIRE(timed.code == 0);
+      CHECK(timed.out.find("captured") == std::string::npos);
+      CHECK(timed.out.find("profile of 39 steps") != std::string::npos);
+      CHECK(metrics_in(folder / "plain") == metrics_in(folder / "whole"));
+      const SafetensorsFile a(folder / "plain/last.safetensors"), b(folder / "whole/last.safetensors");
+      REQUIRE(a.names() == b.names());
+      for (const std::string& name : a.names()) {
+        CAPTURE(name);
+        REQUIRE(a.at(name).bytes == b.at(name).bytes);
+        CHECK(std::memcmp(a.at(name).data, b.at(name).data, a.at(name).bytes) == 0);
+      }
+      for (const char* run : {"whole", "parts", "plain"}) fs::remove_all(folder / run);
+    }
+  const Ran fold = ttr_run(folder, tiny(folder, {"--device", "cuda", "--recipe", "titans", "--steps", "2", "--out", folder / "fold"}));
+  CAPTURE(fold.err);
+  CHECK(fold.code == 0);
+  CHECK(fold.out.find("steps: one operation after the other, because fold") != std::string::npos);
+}
+
+}
+#else
+TEST_SUITE("cuda_training") {
+TEST_CASE("training on cuda") { MESSAGE("skipped: built without CUDA"); }
+}
+#endif

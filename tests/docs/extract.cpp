@@ -2,6 +2,8 @@
 //   cpp run          statements; the blocks of a page are one program, read in order, so later ones see what earlier ones made
 //   cpp run top      declarations at namespace scope (types of your own)
 //   output           what the block before it prints
+//   sh run           commands for bash, `ttr` among them, in a folder of the page that is empty at its start; any failure is one
+//   shows            lines that the commands before it print, in this order, not necessarily all
 //   cpp from FILE    a quotation: FILE of this repository has these lines in this order
 // Compilers and failures name the line of the page.
 #include <fstream>
@@ -57,11 +59,15 @@ void write_test(std::ostream& out, const std::vector<Block>& blocks, const std::
   out << "namespace {\n";
   for (const Block& b : blocks)
     if (b.info == "cpp run top") write_lines(out, b, name, false);
-  out << "TEST_CASE(\"" << name << "\") {\n  page::Output output;\n";
+  out << "TEST_CASE(\"" << name << "\") {\n  page::Output output;\n  [[maybe_unused]] page::Shell shell;\n";
   for (size_t i = 0; i < blocks.size(); ++i) {
     const Block& b = blocks[i];
     const std::string place = "\"" + name + ":" + std::to_string(b.line) + "\"";
     if (starts(b.info, "cpp from ")) out << "  page::quotes(" << place << ", \"" << b.info.substr(9) << "\", " << quoted(b) << ");\n";
+    if (b.info == "sh run") {
+      const bool shows = i + 1 < blocks.size() && blocks[i + 1].info == "shows";
+      out << "  shell.run(" << place << ", " << quoted(b) << ", " << (shows ? quoted(blocks[i + 1]) : "\"\"") << ");\n";
+    }
     if (b.info != "cpp run") continue;
     out << "output.begin();\n";
     write_lines(out, b, name, false);

@@ -4,6 +4,7 @@
 
 #include <cctype>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -69,20 +70,55 @@ void Output::end(const char* place, const std::string& want) {
 
 Output::~Output() { take(); }
 
-void quotes(const char* place, const std::string& file, const std::string& lines) {
-  std::ifstream source(kRoot / file);
-  INFO(std::string(place), " quotes ", file);
-  REQUIRE(source.good());
-  const std::string have = squeezed({std::istreambuf_iterator<char>(source), {}});
+namespace {
+
+// Where the first line of `lines` that `have` lacks begins; "" when it has all, in this order. White space does not matter.
+std::string missing(const std::string& have, const std::string& lines) {
   std::istringstream text(lines);
   size_t at = 0;
   for (std::string line; std::getline(text, line);) {
     const std::string want = squeezed(line);
     at = have.find(want, at);
-    INFO("the line '", line, "' is not there, or not in this order");
-    REQUIRE(at != have.npos);
+    if (at == have.npos) return line;
     at += want.size();
   }
+  return "";
+}
+
+}  // namespace
+
+void Shell::run(const char* place, const std::string& commands, const std::string& shows) {
+  if (folder_.empty()) {
+    std::string name = (std::filesystem::temp_directory_path() / "ttr_page_XXXXXX").string();
+    REQUIRE(mkdtemp(name.data()) != nullptr);
+    folder_ = name;
+  }
+  const std::string program = std::filesystem::path(TTR_PROGRAM).parent_path().string();
+  const std::string script = folder_ + "/.commands", log = folder_ + "/.output";
+  std::ofstream(script) << "set -euo pipefail\ncd '" << folder_ << "'\nPATH='" << program << "':$PATH\n" << commands;
+  const int status = std::system(("bash '" + script + "' >'" + log + "' 2>&1 </dev/null").c_str());
+  std::ifstream in(log);
+  const std::string printed{std::istreambuf_iterator<char>(in), {}};
+  INFO(std::string(place), " printed:\n", printed);
+  CHECK(status == 0);
+  const std::string line = missing(squeezed(printed), shows);
+  INFO("the line '", line, "' is not there, or not in this order");
+  CHECK(line.empty());
+}
+
+Shell::~Shell() {
+  std::error_code error;
+  if (!folder_.empty()) std::filesystem::remove_all(folder_, error);
+}
+
+void quotes(const char* place, const std::string& file, const std::string& lines) {
+  std::ifstream source(kRoot / file);
+  INFO(std::string(place), " quotes ", file);
+  REQUIRE(source.good());
+  const std::string have = squeezed({std::istreambuf_iterator<char>(source), {}});
+  const std::string line = missing(have, lines);
+  INFO("the line '", line, "' is not there, or not in this order");
+  REQUIRE(line.empty());
 }
 
 TEST_CASE("links lead somewhere") {

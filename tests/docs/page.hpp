@@ -19,6 +19,18 @@ class Output {
   std::FILE* caught_ = nullptr;
 };
 
+// A folder of the page's own, gone with it, and commands there.
+class Shell {
+ public:
+  Shell() = default;
+  ~Shell();
+  Shell(const Shell&) = delete;
+  void run(const char* place, const std::string& commands, const std::string& shows);
+
+ private:
+  std::string folder_;
+};
+
 // `file` of the repository has these lines in this order; white space does not matter, nor where lines are broken.
 void quotes(const char* place, const std::string& file, const std::string& lines);
 
