@@ -289,6 +289,7 @@ TEST_SUITE("evaluating") {
     CAPTURE(grammar.err);
     REQUIRE(grammar.code == 0);
     CHECK(says(grammar.out, "a grammar with seed 7 and "));
+    CHECK(says(contents((folder / "g") + "/config.toml"), "data = [\"grammar:7\"]"));
     const Row best = row_in(grammar.out, "the grammar's entropy"), model = row_in(grammar.out, "delta_net");
     CHECK(best.nats > 0.4);
     CHECK(best.nats < 0.7);
