@@ -10,7 +10,7 @@ namespace ttr {
 namespace {
 
 constexpr const char* kHead = "position,targets,nats_per_token,standard_error,bits_per_byte";
-constexpr std::int64_t kMostPositions = 1 << 24;
+constexpr std::int64_t kMostPositions = 1 << 21;
 constexpr double kPerOctave = 6;   // points of the curve
 
 }  // namespace

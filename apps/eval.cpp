@@ -98,7 +98,7 @@ int eval_model(const EvalOptions& o) {
     if (!found) return kInterrupted;
     score = *found;
   }
-  fmt::print("{}", loss_table(c.recipe, score, run.tokenizer, yardsticks));
+  fmt::print("loss over {} targets\n{}", score.targets, loss_table(c.recipe, score, run.tokenizer, yardsticks));
   if (!o.by_position) return 0;
 
   const Plot plot = by_position_plot(c.recipe, positions, {.bits = !run.tokenizer.is_byte()}, yardsticks, context > c.context ? c.context : 0);

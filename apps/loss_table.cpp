@@ -7,8 +7,8 @@ namespace ttr {
 
 std::string loss_table(const std::string& model, const Score& score, const Tokenizer& tokenizer, const Yardsticks& yardsticks, const std::string& more) {
   const double bytes = score.bytes_per_token();
-  std::string text = fmt::format("  {:<24} {:>14} {:>13}\n", fmt::format("{} targets", score.targets), tokenizer.is_byte() ? "nats per byte" : "nats per token",
-                                 "bits per byte");
+  std::string text =
+      fmt::format("  {:<24} {:>14} {:>13}\n", "", tokenizer.is_byte() ? "nats per byte" : "nats per token", "bits per byte");
   const auto row = [&](const std::string& name, double nats_per_token, const std::string& end) {
     text += fmt::format("  {:<24} {:>14.4f} {:>13.4f}{}\n", name, nats_per_token, bits_per_byte(nats_per_token, bytes), end);
   };

@@ -13,8 +13,11 @@ namespace ttr {
 namespace {
 
 constexpr const char* kColours[] = {"#3b82c4", "#e07b39", "#3c9d6b", "#9567c4", "#cf5566", "#2aa3a8", "#a8862e", "#7a7f8a"};
+constexpr const char* kDashes[] = {"", R"( stroke-dasharray="8 4")", R"( stroke-dasharray="2 5")"};   // for each round through the colours
 constexpr double kCharacter = 6.6;   // width of one at 12 pixels, generous
 constexpr double kLabelGap = 14;
+
+const char* dash_of(std::size_t series) { return kDashes[series / std::size(kColours) % std::size(kDashes)]; }
 
 // For XML: markup escaped, and what XML forbids (control characters, bytes that are not UTF-8) replaced.
 std::string escape(const std::string& text) {
@@ -162,8 +165,8 @@ std::string svg(const Plot& plot, int width, int height) {
   for (std::size_t i = 0; i < legend.size(); ++i) {
     const double y = title_bottom + 20 * legend[i].row + 8;
     const char* colour = kColours[i % std::size(kColours)];
-    put(out, R"(<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="3" stroke-linecap="round"/>)",
-        legend[i].x + 1.5, y, legend[i].x + 18.5, y, colour);
+    put(out, R"(<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="3" stroke-linecap="round"{}/>)",
+        legend[i].x + 1.5, y, legend[i].x + 18.5, y, colour, dash_of(i));
     put(out, R"(<text class="ink" x="{:.1f}" y="{:.1f}">{}</text>)", legend[i].x + 26, y + 4, escape(names[i]));
   }
 
@@ -222,8 +225,8 @@ std::string svg(const Plot& plot, int width, int height) {
     const char* colour = kColours[i % std::size(kColours)];
     const bool dense = static_cast<double>(shown) > wide / 3;
     put(out,
-        R"(<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" stroke-opacity="{}" stroke-linejoin="round" stroke-linecap="round"/>)",
-        path, colour, dense ? 1.3 : 2.2, dense ? 0.85 : 1.0);
+        R"(<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" stroke-opacity="{}" stroke-linejoin="round" stroke-linecap="round"{}/>)",
+        path, colour, dense ? 1.3 : 2.2, dense ? 0.85 : 1.0, dash_of(i));
     if (shown > 40) continue;
     for (std::size_t k = 0; k < plot.series[i].x.size(); ++k) {
       if (!frame.inside(plot.series[i].x[k], plot.series[i].y[k])) continue;

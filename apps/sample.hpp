@@ -2,6 +2,7 @@
 // How a token is chosen stands in apps/draw.hpp.
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <ttr/apps/draw.hpp>
@@ -11,11 +12,12 @@
 namespace ttr {
 
 struct SampleOptions {
-  std::string from, prompt = "\n", device = "cpu", dtype = "f32";   // prompt "-": standard input
+  std::string from, device = "cpu", dtype = "f32";
+  std::optional<std::string> prompt;   // none: what the tokenizer begins a text with
   int64_t tokens = 500, seed = 1;
   DrawOptions draw = {};
 };
-int sample_model(SampleOptions);
+int sample_model(SampleOptions);   // its prompt "-" is standard input
 
 // The bytes that follow the prompt; `heard` gets those of each token as it is drawn. A memory that keeps old pairs was trained on `context` of
 // them: when it holds more, it starts again from the last half of a context, so that no position is met that training never saw.

@@ -83,6 +83,7 @@ Text load_text(const TextOptions& options) {
   const auto bible = [&](std::string& reason) {
     text.bytes = read_bible(options.bible, reason);
     text.source = fmt::format("the King James Bible, {} bytes", text.bytes.size());
+    text.files = {"bible"};
     return !text.bytes.empty();
   };
   const auto grammar = [&](std::uint64_t seed, const std::string& why) {
@@ -90,6 +91,7 @@ Text load_text(const TextOptions& options) {
     const Grammar made = make_grammar(seed);
     text.bytes = made.sample(seed, static_cast<std::size_t>(options.grammar_bytes));
     text.entropy_nats_per_byte = made.entropy_nats_per_byte();
+    text.files = {fmt::format("grammar:{}", seed)};
     text.source = fmt::format("a grammar with seed {} and {:.4f} nats per byte, {} bytes{}", seed, *text.entropy_nats_per_byte,
                               text.bytes.size(), why);
   };
@@ -115,6 +117,7 @@ Text load_text(const TextOptions& options) {
       return text;
     }
   }
+  text.files = options.files;
   for (const std::string& file : options.files) {
     text.bytes += read_file(file);
     text.source += (text.source.empty() ? "" : " + ") + file;

@@ -18,6 +18,7 @@ struct Text {
   std::string bytes;
   std::string source;                            // one phrase for the user, such as "the King James Bible, 4137850 bytes"
   std::optional<double> entropy_nats_per_byte;   // of the source that wrote it, where that is known
+  std::vector<std::string> files = {};           // what asks for this text again
 };
 
 struct TextOptions {

@@ -129,6 +129,11 @@ const std::string& Tokenizer::piece(std::int32_t token) const {
   return pieces_[static_cast<std::size_t>(token)];
 }
 
+std::string Tokenizer::beginning() const {
+  const bool knows = kind_ != "char" || std::binary_search(codes_.begin(), codes_.end(), std::uint32_t{'\n'});
+  return knows ? "\n" : pieces_.front();
+}
+
 void Tokenizer::encode_chunk(std::string_view chunk, std::vector<std::int32_t>& out) const {
   const std::size_t begin = out.size();
   for (const char c : chunk) out.push_back(static_cast<unsigned char>(c));

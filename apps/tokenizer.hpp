@@ -36,6 +36,7 @@ class Tokenizer {
   bool is_byte() const { return kind_ == "byte"; }
   std::int64_t vocab() const { return static_cast<std::int64_t>(pieces_.size()); }
   const std::string& piece(std::int32_t token) const;   // its bytes
+  std::string beginning() const;                         // what a text may begin with: a line break where it is known, else the first token
   std::vector<std::int32_t> encode(std::string_view text) const;
   std::string decode(std::span<const std::int32_t> tokens) const;
 

@@ -101,7 +101,7 @@ int train_model(const TrainFlags& flags) {
   catch_interrupts();
   std::optional<RunFolder> folder;
   if (!flags.resume.empty()) folder.emplace(RunFolder::resumed(flags.resume));
-  const RunConfig c = resolve(flags, folder ? &*folder : nullptr);
+  RunConfig c = resolve(flags, folder ? &*folder : nullptr);
   const Options place = place_named(c.device, c.dtype);
   const Schedule schedule{.rate = c.lr, .kind = schedule_kind(c.schedule), .warmup = c.warmup, .schedule_steps = c.schedule_steps,
                           .floor = c.schedule == "constant" ? 1.0 : 0.1};
@@ -109,7 +109,9 @@ int train_model(const TrainFlags& flags) {
   if (!folder) folder.emplace(RunFolder::fresh(c.out));
   std::optional<Tokenizer> known;
   if (!folder->checkpoint().empty()) known = tokenizer_in(SafetensorsFile(folder->checkpoint()));
-  const Corpus corpus(text_of(c), c, known);
+  Text text = text_of(c);
+  c.data = text.files;   // a run on the installed Bible never goes on with a grammar
+  const Corpus corpus(std::move(text), c, known);
   const Tokenizer& tokenizer = corpus.tokenizer();
   LanguageModel model = model_of(c, tokenizer.vocab(), place);
   ModelTrainer trainer(model, rule_of(c), loss_of, uint64_t(c.seed), c.ema);
@@ -148,7 +150,7 @@ int train_model(const TrainFlags& flags) {
   int64_t step = first;
   {
     MetricsWriter metrics(metrics_path, true);
-    Progress progress(c.steps, c.batch * c.context, first, {.bits = tokenizer.is_byte() ? 0 : bits});
+    Progress progress(c.steps, c.batch * c.context, first);
     Stepping stepping(trainer, model, c, corpus.documents() > 1);
     std::optional<Profile> profile;
     std::vector<StepReport> unread;   // on CUDA reading a report waits for the device: done where a line or a file is written
@@ -186,7 +188,8 @@ int train_model(const TrainFlags& flags) {
       Measured measured{.step = step, .loss = unread.back().loss(), .lr = rate, .grad_norm = unread.back().grad_norm()};
       unread.clear();
       if (!saves && !logs) continue;
-      progress.step(step, measured.loss);
+      if (!tokenizer.is_byte()) measured.bits_per_byte = bits * measured.loss;
+      progress.step(step, measured.loss, measured.bits_per_byte);
       measured.tokens_per_s = progress.tokens_per_s();
       if (evaluates || saves) progress.pause();
       if (evaluates)
@@ -196,8 +199,7 @@ int train_model(const TrainFlags& flags) {
             if (!tokenizer.is_byte()) measured.val_bits_per_byte = score->bits_per_byte();
           }
         });
-      if (!tokenizer.is_byte()) measured.bits_per_byte = bits * measured.loss;
-      if (measured.val_loss) progress.validated(*measured.val_loss);
+      if (measured.val_loss) progress.validated(*measured.val_loss, measured.val_bits_per_byte);
       // In this order a process that is killed anywhere loses nothing: what last.safetensors does not know yet is done again.
       if (logs) metrics.write(measured);
       if (saves) metrics.flush();
@@ -227,7 +229,8 @@ int train_model(const TrainFlags& flags) {
   Score score = targets_of(tokenizer, corpus.validation());
   score.nats = outcome.last_val.value_or(std::nan("")) * double(score.targets);
   const auto in_bits = [&](double loss, double per_nat) { return tokenizer.is_byte() ? "" : fmt::format(" ({:.4f} bits per byte)", loss * per_nat); };
-  fmt::print("validation\n{}", loss_table(c.recipe, score, tokenizer, yardsticks));
+  fmt::print("validation, {} over {} targets\n{}", tokenizer.is_byte() ? "nats per byte" : "nats per token", score.targets,
+             loss_table(c.recipe, score, tokenizer, yardsticks));
   fmt::print("  training {:.4f}{}, best validation {:.4f}{}\n", outcome.last_loss, in_bits(outcome.last_loss, bits), standing.best,
              in_bits(standing.best, bits_per_byte(1, score.bytes_per_token())));
   SampleOptions sampling;

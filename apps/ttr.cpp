@@ -150,7 +150,7 @@ int run(int argc, char** argv) {
   SampleOptions sample;
   CLI::App* samples = app.add_subcommand("sample", "Text from a model that ttr train wrote, as it is drawn");
   samples->add_option("--from", sample.from, "The folder of the run, whose best model is taken, or a checkpoint")->required();
-  samples->add_option("--prompt", sample.prompt, "What the text begins with; a line break if not given; - reads standard input");
+  samples->add_option("--prompt", sample.prompt, "What the text begins with; - reads standard input; a line break if not given");
   samples->add_option("--tokens", sample.tokens, "Tokens to write")->check(at_least(0));
   samples->add_option("--temperature", sample.draw.temperature, "0 takes the likeliest token every time")->check(as_allowed<double>({.least = 0}));
   samples->add_option("--top-k", sample.draw.top_k, "Draws from the k likeliest tokens; 0: from all")->check(at_least(0));

@@ -18,7 +18,8 @@ using namespace drive;
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-const std::string kSizes = " --batch 2 --context 16 --dim 16 --blocks 1 --heads 2 --lr 0.01 --log-every 5 --eval-every 5 ";
+const std::string kSmall = " --batch 2 --dim 16 --blocks 1 --heads 2 --lr 0.01 --log-every 5 --eval-every 5 ";
+const std::string kSizes = kSmall + "--context 16 ";
 
 std::string tale() {
   std::string text;
@@ -112,8 +113,8 @@ TEST_SUITE("evaluating") {
   TEST_CASE("a resumed run with byte pairs goes on with its tokenizer, to the bit") {
     const Folder folder;
     std::ofstream(folder / "text") << tale();
-    const std::string options =
-        "train --recipe delta_net --tokenizer bpe --vocab 280" + kSizes + "--data " + folder / "text" + " --schedule-steps 6 --warmup 2";
+    const std::string options = "train --recipe delta_net --tokenizer bpe --vocab 280" + kSizes +
+                                "--data " + folder / "text" + " --schedule-steps 6 --warmup 2";
     REQUIRE(ttr_run(folder, options + " --steps 6 --out " + folder / "straight").code == 0);
     REQUIRE(ttr_run(folder, options + " --steps 3 --out " + folder / "halved").code == 0);
     const Ran rest = ttr_run(folder, "train --steps 6 --resume " + folder / "halved");
@@ -134,7 +135,7 @@ TEST_SUITE("evaluating") {
     for (const auto& [name, recipe] : {std::pair<std::string, Recipe>{"gated_delta_net", recipes::gated_delta_net},
                                        {"softmax_attention", recipes::softmax_attention}}) {
       CAPTURE(name);
-      REQUIRE(ttr_run(folder, "train --recipe " + name + " --steps 10 --tokenizer bpe --vocab 300" + kSizes + "--context 40 --data " + folder / "text" +
+      REQUIRE(ttr_run(folder, "train --recipe " + name + " --steps 10 --tokenizer bpe --vocab 300" + kSmall + "--context 40 --data " + folder / "text" +
                                   " --out " + folder / name).code == 0);
       const Ran ran = ttr_run(folder, "sample --temperature 0 --tokens 20 --prompt 'the cat' --dtype f64 --from " + folder / name);
       REQUIRE(ran.code == 0);
@@ -239,7 +240,7 @@ TEST_SUITE("evaluating") {
     const Ran over = ttr_run(folder, "plot " + folder / "gated_delta_net" + " " + folder / "softmax_attention/" + " --out " + folder / "both.svg");
     CAPTURE(over.err);
     REQUIRE(over.code == 0);
-    for (const std::string text : {contents(folder / "both.svg"), over.out}) {
+    for (const std::string& text : {contents(folder / "both.svg"), over.out}) {
       CHECK(says(text, "gated_delta_net"));
       CHECK(says(text, "softmax_attention"));
       CHECK(says(text, "nats per byte"));
@@ -284,10 +285,11 @@ TEST_SUITE("evaluating") {
           row_in(ttr_run(folder, "eval --from " + folder / "b").out, "delta_net").nats);
     CHECK(ttr_run(folder, "train --steps 3 --resume " + folder / "a").code == 0);   // both files are in its configuration
 
-    const Ran grammar = ttr_run(folder, train + "--context 64 --data grammar:7 --out " + folder / "g");
+    const Ran grammar = ttr_run(folder, "train --recipe delta_net --steps 2" + kSmall + "--context 64 --data grammar:7 --out " + folder / "g");
     CAPTURE(grammar.err);
     REQUIRE(grammar.code == 0);
     CHECK(says(grammar.out, "a grammar with seed 7 and "));
+    CHECK(says(contents((folder / "g") + "/config.toml"), "data = [\"grammar:7\"]"));
     const Row best = row_in(grammar.out, "the grammar's entropy"), model = row_in(grammar.out, "delta_net");
     CHECK(best.nats > 0.4);
     CHECK(best.nats < 0.7);

@@ -103,11 +103,13 @@ TEST_SUITE("tokenizer") {
   TEST_CASE("characters are the code points of the text, in order, and strangers are refused") {
     const Tokenizer t = Tokenizer::characters("b\xc3\xa9" "a\xe2\x82\xac" "ab");
     CHECK(t.vocab() == 4);
+    CHECK(t.beginning() == "a");
+    CHECK(Tokenizer::characters("b\na").beginning() == "\n");
     CHECK(t.encode("ab\xc3\xa9\xe2\x82\xac") == std::vector<int32_t>{0, 1, 2, 3});
     CHECK(t.decode(std::vector<int32_t>{3, 0}) == "\xe2\x82\xac" "a");
     CHECK_THROWS_WITH_AS((void)t.encode("ab\xc3\xa8"),
-                         "[tokenizer] character '\xc3\xa8' (U+00E8) at byte 2 of the text is unknown, needs one of the 4 of the text "
-                         "it was trained on; models trained with --tokenizer bpe or byte know every text", ttr::Error);
+                         "[tokenizer] character '\xc3\xa8' (U+00E8) at byte 2 of the text is unknown, needs one of the 4 of the text it was trained on; "
+                         "models trained with --tokenizer bpe or byte know every text", ttr::Error);
     CHECK_THROWS_WITH_AS((void)Tokenizer::characters("ab\xff"),
                          "[tokenizer] byte 2 of the text is 0xff, which is no UTF-8, needs characters; take bpe or byte, which know every text", ttr::Error);
     CHECK_THROWS_AS((void)Tokenizer::characters("ab\xe2\x82"), ttr::Error);
