@@ -30,6 +30,7 @@ namespace {
 constexpr double kCudaBytes = 4.26e12, kCudaFlopsF32 = 60e12, kCudaFlopsBf16 = 790e12;
 
 constexpr int64_t kMatmul = 512;
+constexpr const char* kProductStems[] = {"delta", "diagonal_decay", "softmax_attention"};   // measured against products; scans against copies
 
 // -- rows ----------------------------------------------------------------------------------------------------------------------------------
 std::string time_text(double seconds) {
@@ -215,6 +216,12 @@ void bench_fold(Table& table, const Recipe& recipe, const std::string& name) {  
             fmt::format("{:.0f} us/token", t.least * 1e6 / double(p.batch * p.tokens)));
 }
 
+// A feature map with more features than the key has channels: its own operations would be timed, and fold on its wide keys takes minutes.
+bool widens(const Recipe& recipe, int64_t key_dim) {
+  const auto* map = recipe.function().ask<LinearMap>();
+  return map && map->feature->tokens_at_once() && feature_count(map->feature, key_dim) > key_dim;
+}
+
 // What the CPU does at best: products, and bytes through main memory. A stem of matrix products has its floor in the one, a scan in the other.
 struct Rates { double flops = 0, bytes = 0; };
 
@@ -227,7 +234,7 @@ void bench_routes(Table& table, const std::string& stem, Device device, Rates cp
         const Recipe& recipe = published.recipe;
         Problem p = problem_of(device, dtype);
         p.key_dim = key_dim;
-        if (!route.accepts(recipe, p).empty()) continue;
+        if (!route.accepts(recipe, p).empty() || widens(recipe, p.key_dim)) continue;
         const auto slots = recipe.slots();
         const bool keyed = std::any_of(slots.begin(), slots.end(), [](const Slot& s) { return s.name == "k"; });
         if (key_dim != 64 && !keyed) continue;
@@ -282,13 +289,14 @@ int run_bench(const BenchOptions& o) {
   const auto wants = [&](const char* what) { return o.what == "all" || o.what == what; };
   Table table;
   if (wants("op")) bench_op(table);
-  const bool stems = wants("delta") || wants("softmax_attention"), streams = wants("scan");
+  const bool streams = wants("scan");
+  const bool stems = std::any_of(std::begin(kProductStems), std::end(kProductStems), wants);
   Rates rates;
   if (wants("matmul") || (stems && !device.is_cuda())) rates.flops = bench_matmul(table, wants("matmul")).rate;
   if (wants("copy") || (streams && !device.is_cuda())) rates.bytes = bench_copy(table);
-  for (const char* stem : {"delta", "softmax_attention", "scan"})
+  for (const char* stem : kProductStems)
     if (wants(stem)) bench_routes(table, stem, device, rates);
-  if (streams) bench_routes(table, "scan", device, rates, 16);   // the size of a published Mamba's memory
+  if (streams) bench_routes(table, "scan", device, rates), bench_routes(table, "scan", device, rates, 16);   // 16: of a published Mamba's memory
   if (wants("fold") || wants("delta")) bench_fold(table, recipes::gated_delta_net, "gated_delta_net");
   if (wants("fold") || wants("softmax_attention")) bench_fold(table, recipes::softmax_attention, "softmax_attention");
   if (wants("fold")) bench_fold(table, recipes::titans, "titans");

@@ -53,10 +53,11 @@ std::string progress_text(const ProgressStatus& status, int columns, bool bar) {
   const double share = status.total > 0 ? std::clamp(static_cast<double>(status.step) / static_cast<double>(status.total), 0.0, 1.0) : 0.0;
   // The step keeps its width, so that nothing after it moves.
   const std::string total = fmt::format("{}", status.total);
-  std::string text = fmt::format("{:>{}}/{}  loss {:.4f}", status.step, total.size(), total, status.loss);
+  const auto in_bits = [&](double loss) { return status.bits > 0 ? fmt::format(" ({:.4f} bits/byte)", status.bits * loss) : ""; };
+  std::string text = fmt::format("{:>{}}/{}  loss {:.4f}{}", status.step, total.size(), total, status.loss, in_bits(status.loss));
   const auto fits = [&](int more) { return static_cast<int>(text.size()) + more <= columns; };
   std::vector<std::string> parts;
-  if (status.val_loss) parts.push_back(fmt::format("  val {:.4f}", *status.val_loss));
+  if (status.val_loss) parts.push_back(fmt::format("  val {:.4f}{}", *status.val_loss, in_bits(*status.val_loss)));
   const std::string eta = fmt::format("  ETA {}", duration_text(status.seconds_left));
   const std::string rate = fmt::format("  {} tokens/s", rate_text(status.tokens_per_s));
   parts.push_back(rate);
@@ -82,6 +83,7 @@ Progress::Progress(std::int64_t total, std::int64_t tokens_per_step, std::int64_
   if (!options_.now) options_.now = steady_seconds;
   terminal_ = options_.is_terminal.value_or(isatty(fileno(options_.out)) == 1);
   status_.total = total;
+  status_.bits = options_.bits;
   status_.step = first_step;
   status_.seconds_left = -1;
   started_ = last_time_ = options_.now();

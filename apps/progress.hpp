@@ -16,6 +16,7 @@ struct ProgressStatus {
   std::int64_t step = 0, total = 0;
   double loss = 0;
   std::optional<double> val_loss = {};   // the last one evaluated
+  double bits = 0;                       // per byte, of one nat of the losses; 0: they are not shown so
   double tokens_per_s = 0;
   double seconds_left = 0;
 };
@@ -29,6 +30,7 @@ struct ProgressOptions {
   std::optional<bool> is_terminal = {};   // default: asks the file
   int columns = 0;                        // 0: asks the terminal each time
   double plain_every_s = 10;              // between lines where it is not a terminal
+  double bits = 0;                        // as in ProgressStatus
   std::function<double()> now = {};       // seconds of a steady clock
 };
 

@@ -6,6 +6,7 @@
 namespace ttr {
 
 Tensor apply_matrix(const Tensor& m, const Tensor& x) {
+  if (m.rank() == 2) return matmul(x, m, false, true);
   return reshape(matmul(m, reshape(x, {x.size(0), x.size(1), 1})), {m.size(0), m.size(1)});
 }
 Tensor half_square(const Tensor& x) { return sum(square(x), -1) * 0.5; }
@@ -166,5 +167,12 @@ Tensor Polynomial::penalty(const View& view, const Tensor& ridge) const {
   return diagonal_matrix(concat(parts, 1));
 }
 Pack Polynomial::solved(const Tensor& solution) const { return {{{"coefficients", solution}}}; }
+
+namespace detail {
+template const FunctionModel* hold<FunctionHolder<Constant>>(Constant);
+template const FunctionModel* hold<FunctionHolder<LinearMap>>(LinearMap);
+template const FunctionModel* hold<FunctionHolder<Mlp>>(Mlp);
+template const FunctionModel* hold<FunctionHolder<Polynomial>>(Polynomial);
+}  // namespace detail
 
 }  // namespace ttr

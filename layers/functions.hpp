@@ -111,4 +111,11 @@ Tensor apply_matrix(const Tensor& m, const Tensor& x);       // m x: [N, R]
 Tensor half_square(const Tensor& x);                         // 1/2 |x|^2 over the last axis: [N]
 Tensor dot(const Tensor& a, const Tensor& b);                // over the last axis: [N]
 
+namespace detail {
+extern template const FunctionModel* hold<FunctionHolder<Constant>>(Constant);
+extern template const FunctionModel* hold<FunctionHolder<LinearMap>>(LinearMap);
+extern template const FunctionModel* hold<FunctionHolder<Mlp>>(Mlp);
+extern template const FunctionModel* hold<FunctionHolder<Polynomial>>(Polynomial);
+}  // namespace detail
+
 }  // namespace ttr

@@ -94,4 +94,7 @@ int64_t LanguageModel::parameter_count() const {
   return count;
 }
 
+template void each_part<Parameter, LanguageModel>(LanguageModel&, const PartVisitor<Parameter>&, const std::string&);
+template void each_part<Frozen, LanguageModel>(LanguageModel&, const PartVisitor<Frozen>&, const std::string&);
+
 }  // namespace ttr

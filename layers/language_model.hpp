@@ -51,4 +51,7 @@ struct LanguageModel {
   Tensor scored(const Tensor& x) const;
 };
 
+extern template void each_part<Parameter, LanguageModel>(LanguageModel&, const PartVisitor<Parameter>&, const std::string&);
+extern template void each_part<Frozen, LanguageModel>(LanguageModel&, const PartVisitor<Frozen>&, const std::string&);
+
 }  // namespace ttr

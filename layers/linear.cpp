@@ -24,4 +24,9 @@ Embedding::Embedding(const EmbeddingOptions& o, Init& init) {
 Tensor Embedding::operator()(const Tensor& ids) const { return embedding(*weight, ids); }
 Tensor Embedding::scores(const Tensor& x) const { return matmul(x, *weight, false, true); }
 
+template void each_part<Parameter, Linear>(Linear&, const PartVisitor<Parameter>&, const std::string&);
+template void each_part<Frozen, Linear>(Linear&, const PartVisitor<Frozen>&, const std::string&);
+template void each_part<Parameter, Embedding>(Embedding&, const PartVisitor<Parameter>&, const std::string&);
+template void each_part<Frozen, Embedding>(Embedding&, const PartVisitor<Frozen>&, const std::string&);
+
 }  // namespace ttr

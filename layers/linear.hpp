@@ -32,4 +32,9 @@ struct Embedding {
   Parameter weight;   // [N, D]
 };
 
+extern template void each_part<Parameter, Linear>(Linear&, const PartVisitor<Parameter>&, const std::string&);
+extern template void each_part<Frozen, Linear>(Linear&, const PartVisitor<Frozen>&, const std::string&);
+extern template void each_part<Parameter, Embedding>(Embedding&, const PartVisitor<Parameter>&, const std::string&);
+extern template void each_part<Frozen, Embedding>(Embedding&, const PartVisitor<Frozen>&, const std::string&);
+
 }  // namespace ttr

@@ -178,4 +178,7 @@ Problem MemoryLayer::problem(int64_t batch, int64_t tokens, bool training) const
   return p;
 }
 
+template void each_part<Parameter, MemoryLayer>(MemoryLayer&, const PartVisitor<Parameter>&, const std::string&);
+template void each_part<Frozen, MemoryLayer>(MemoryLayer&, const PartVisitor<Frozen>&, const std::string&);
+
 }  // namespace ttr

@@ -62,4 +62,7 @@ struct MemoryLayer {
   int64_t widths_[4] = {};   // of q, k, v and the output gate
 };
 
+extern template void each_part<Parameter, MemoryLayer>(MemoryLayer&, const PartVisitor<Parameter>&, const std::string&);
+extern template void each_part<Frozen, MemoryLayer>(MemoryLayer&, const PartVisitor<Frozen>&, const std::string&);
+
 }  // namespace ttr

@@ -143,4 +143,14 @@ State GradientSteps::advance(const State& s, const Regression& r) const {
   return next;
 }
 
+namespace detail {
+template const OptimizerModel* hold<OptimizerHolder<Exact>>(Exact);
+template const OptimizerModel* hold<OptimizerHolder<ConjugateGradient>>(ConjugateGradient);
+template const OptimizerModel* hold<OptimizerHolder<GradientSteps>>(GradientSteps);
+template const OptimizerModel* hold<OptimizerHolder<Proximal>>(Proximal);
+template const OptimizerModel* hold<OptimizerHolder<Descend<Sgd>>>(Descend<Sgd>);
+template const OptimizerModel* hold<OptimizerHolder<Descend<Momentum>>>(Descend<Momentum>);
+template const OptimizerModel* hold<OptimizerHolder<Descend<AdamW>>>(Descend<AdamW>);
+}  // namespace detail
+
 }  // namespace ttr

@@ -60,6 +60,41 @@ Tensor per_row(const Tensor& x, const Tensor& p);
 Tensor with_row_norms(const Tensor& p, const Tensor& model);
 }
 
+namespace detail {
+// What Descend does, for any rule: the rule itself is behind `move`, so that a program that brings a rule compiles the rule and not this.
+struct Descent {
+  Point at;
+  int64_t chunk, steps;
+  Rate rate;
+  Over over;
+  Apply apply;
+  double limit;
+  bool row_scale, keep_norm;
+
+  int memories;                                // of the rule
+  bool of_matrices;                            // it moves matrices only
+  const void* rule;
+  std::vector<Slot> (*rule_slots)(const void* rule);
+  std::string (*rule_text)(const void* rule);
+  void (*move)(const void* rule, Tensor& p, const Tensor& g, Tensor* m, TokenRate& rate, int64_t count);   // p and g [N, ...], m [memories] like p
+
+  bool unit_rate() const { return rate == Rate::unit || (rate == Rate::automatic && at == Point::initial); }
+  std::vector<Slot> slots() const;
+  State start(State) const;
+  State advance(const State&, const Regression&) const;
+
+ private:
+  using Rates = std::function<Tensor(std::string_view slot)>;   // [N]; undefined: 1
+  bool anchored() const { return at == Point::chunk || row_scale; }
+  State refit(const State&, const Regression&) const;
+  void begin_chunk(State&) const;
+  void gather(State& next, const State&, const Regression&) const;
+  void apply_chunk(State& next) const;
+  Rates rates(const View&, int64_t i) const;
+  void step(State& next, const Pack& g, const Rates&, int64_t count) const;
+};
+}  // namespace detail
+
 // The one first-order optimizer: each pair this token wrote takes one step of the rule.
 //   theta <- rule(discount(theta), strength * gradient(at the point))
 template <class Rule> struct Descend {
@@ -80,154 +115,29 @@ template <class Rule> struct Descend {
     f("row_scale", row_scale), f("keep_norm", keep_norm);
   }
 
-  bool unit_rate() const { return rate == Rate::unit || (rate == Rate::automatic && at == Point::initial); }
+  bool unit_rate() const { return descent().unit_rate(); }
   bool refits(bool discounts) const { return !discounts; }
   bool looks_back(bool discounts) const { return over == Over::visible || !discounts; }
-
-  std::vector<Slot> slots() const {
-    std::vector<Slot> list;
-    if (!unit_rate()) list.push_back({"step_size", Per::write, {}, {0, limit}, 0.5});
-    for (Slot& s : slots_of(rule.rule)) list.push_back(std::move(s));
-    if (row_scale) list.push_back({"row_scale", Per::token, {}, unit_interval, 0.5});
-    return list;
-  }
-
-  State start(State s) const {
-    if (anchored()) s.anchor = s.theta;
-    for (int m = 0; m < Rule::memories; ++m)
-      for (const auto& [part, p] : s.theta.parts) s.memory.set(memory_name(m, part), zeros(p.shape(), like(p)));
-    if (row_scale)
-      for (const auto& [part, p] : s.theta.parts) s.memory.set("whole." + part, p);
-    if (apply == Apply::chunk) begin_chunk(s);
-    return s;
-  }
-
-  State advance(const State& s, const Regression& r) const {
-    if (!r.discounts()) return refit(s, r);
-    State next = s;
-    const bool first = s.position % chunk == 0, last_of_chunk = (s.position + 1) % chunk == 0;
-    if (anchored() && first) next.anchor = s.theta;
-    if (apply == Apply::chunk) {
-      if (first) begin_chunk(next);
-      gather(next, s, r);
-      if (last_of_chunk) apply_chunk(next);
-      return next;
-    }
-    if (row_scale)
-      for (const auto& [part, p] : s.theta.parts) next.theta.set(part, first ? p : s.memory["whole." + part]);
-    Shift shift{s.log_scale, r.next_scale(s.log_scale)};
-    if (shift.after.defined() && !shift.before.defined()) shift.before = zeros(shift.after.shape(), like(shift.after));
-    next.log_scale = shift.after;
-    next.theta = r.discount(next.theta, s.initial, shift);
-    Pack last = s.theta;                                       // the memory before the decay; after this token's first write, the memory itself
-    const int64_t newest = over == Over::visible ? r.view().pairs() - 1 : r.newest();
-    for (int64_t i = newest; i < r.view().pairs(); ++i) {
-      for (int64_t n = 0; n < steps; ++n) {
-        const Pack& point = at == Point::initial ? s.initial : at == Point::chunk ? next.anchor : at == Point::decayed ? next.theta : last;
-        Pack g = over == Over::visible ? r.gradient(point, r.weigh()) : r.gradient(point, i);
-        if (const Tensor w = r.strength(i, shift); w.defined() && over == Over::newest)
-          for (auto& [part, d] : g.parts) d = d * detail::per_row(w, d);
-        step(next, g, rates(r.view(), i), next.position);
-        last = next.theta;
-      }
-    }
-    if (row_scale)
-      for (auto& [part, p] : next.theta.parts) {
-        next.memory.set("whole." + part, p);
-        const Tensor& a = next.anchor[part];
-        p = a + detail::per_row(r.view().now("row_scale"), p) * (p - a);
-      }
-    return next;
-  }
+  std::vector<Slot> slots() const { return descent().slots(); }
+  State start(State s) const { return descent().start(std::move(s)); }
+  State advance(const State& s, const Regression& r) const { return descent().advance(s, r); }
 
  private:
-  bool anchored() const { return at == Point::chunk || row_scale; }
-  static std::string memory_name(int m, const std::string& part) { return fmt::format("{}.{}", m, part); }
-
-  // Weights that are numbers and depend on the query: one step from the initial point over all visible pairs, anew at every token.
-  State refit(const State& s, const Regression& r) const {
-    if (at != Point::initial) throw refuse("descend", "at is not initial and the weights cannot forget in a step, needs at=initial or weights that can");
-    State next = s;
-    next.theta = s.initial;
-    if (r.view().pairs() > 0) step(next, r.gradient(s.initial, r.weigh()), rates(r.view(), r.view().pairs() - 1), next.position);
-    return next;
+  detail::Descent descent() const {
+    return {at, chunk, steps, rate, over, apply, limit, row_scale, keep_norm, Rule::memories, requires { Rule::of_matrices; }, &rule.rule,
+            [](const void* r) { return slots_of(*static_cast<const Rule*>(r)); }, [](const void* r) { return text_of(*static_cast<const Rule*>(r)); }, move};
   }
-
-  // -- apply = chunk: sum the gradients, average what forgets and what is carried on, move at the chunk's last token ------------------------
-  void begin_chunk(State& s) const {
-    for (const auto& [part, p] : s.theta.parts) {
-      s.memory.set("sum." + part, zeros(p.shape(), like(p)));
-      s.memory.set("kept." + part, zeros(p.shape(), like(p)));
+  static void move(const void* from, Tensor& p, const Tensor& g, Tensor* m, TokenRate& shown, int64_t count) {
+    const Rule& rule = *static_cast<const Rule*>(from);
+    if constexpr (requires { rule.momentum; }) shown.momentum = shown.slot("momentum");
+    if constexpr (requires { rule.beta1, rule.beta2, rule.decay; }) {
+      shown.correct1 = 1 - std::pow(rule.beta1, double(count + 1));
+      shown.correct2 = 1 - std::pow(rule.beta2, double(count + 1));
+      shown.decay = rule.decay;
     }
-    for (const Slot& slot : slots_of(rule.rule)) {
-      const Tensor& p = s.theta.parts.front().second;
-      s.memory.set("mean." + slot.name, zeros({p.size(0)}, like(p)));
-    }
-  }
-  void gather(State& next, const State& s, const Regression& r) const {
-    const View& view = r.view();
-    if (steps != 1 || row_scale) throw refuse("descend", "apply is chunk with steps {} and row_scale {}, needs steps=1,row_scale=false", steps, row_scale);
-    if (r.next_scale({}).defined()) throw refuse("descend", "apply is chunk and the weights shift their scale, needs bounded write gates");
-    const double share = 1.0 / double(chunk);
-    for (const auto& [part, p] : r.discount(s.theta, s.initial).parts) next.memory.set("kept." + part, next.memory["kept." + part] + share * p);
-    for (const Slot& slot : slots_of(rule.rule)) next.memory.set("mean." + slot.name, next.memory["mean." + slot.name] + share * view.now(slot.name));
-    for (int64_t i = over == Over::visible ? view.pairs() - 1 : r.newest(); i < view.pairs(); ++i) {
-      const Pack& point = at == Point::initial ? s.initial : at == Point::chunk ? next.anchor : s.theta;
-      const Pack g = over == Over::visible ? r.gradient(point, r.weigh()) : r.gradient(point, i);
-      Tensor w = over == Over::visible ? Tensor() : r.strength(i);
-      if (!unit_rate()) w = w.defined() ? w * view.pair("step_size", i) : view.pair("step_size", i);
-      for (const auto& [part, d] : g.parts)
-        next.memory.set("sum." + part, next.memory["sum." + part] + (w.defined() ? d * detail::per_row(w, d) : d));
-    }
-  }
-  void apply_chunk(State& next) const {
-    Pack g = next.theta;
-    for (auto& [part, d] : g.parts) {
-      d = next.memory["sum." + part];
-      next.theta.set(part, next.memory["kept." + part]);
-    }
-    const Pack means = next.memory;
-    step(next, g, [means](std::string_view slot) { return slot == "step_size" ? Tensor() : means["mean." + std::string(slot)]; }, next.position / chunk);
-  }
-
-  using Rates = std::function<Tensor(std::string_view slot)>;   // [N]; undefined: 1
-  Rates rates(const View& view, int64_t i) const {
-    return [this, &view, i](std::string_view slot) { return slot == "step_size" && unit_rate() ? Tensor() : view.pair(slot, i); };
-  }
-
-  void step(State& next, const Pack& g, const Rates& rate, int64_t count) const {
-    for (size_t j = 0; j < g.parts.size(); ++j) {
-      auto& [part, p] = next.theta.parts[j];
-      const Tensor& d = g.parts[j].second;
-      if constexpr (requires { Rule::of_matrices; })
-        if (p.rank() < 3) throw refuse("descend", "{} has shape {}, needs a matrix for {}; take momentum", part, to_string(p.shape()), rule.text());
-      const auto rate_of = [&](std::string_view slot) {
-        const Tensor x = rate(slot);
-        return x.defined() ? detail::per_row(x, p) : ones({}, like(p));
-      };
-      TokenRate shown;
-      shown.step_size = rate_of("step_size");
-      if constexpr (requires(Rule x) { x.momentum; }) shown.momentum = rate_of("momentum");
-      shown.slot = rate_of;
-      if constexpr (requires(Rule x) { x.beta1, x.beta2, x.decay; }) {
-        const double t = double(count + 1);
-        shown.correct1 = 1 - std::pow(rule.rule.beta1, t);
-        shown.correct2 = 1 - std::pow(rule.rule.beta2, t);
-        shown.decay = rule.rule.decay;
-      }
-      if constexpr (Rule::memories == 0) rule.rule(p, d, shown);
-      else {
-        Tensor m = next.memory[memory_name(0, part)];
-        if constexpr (Rule::memories == 1) rule.rule(p, d, m, shown);
-        else {
-          Tensor n = next.memory[memory_name(1, part)];
-          rule.rule(p, d, m, n, shown);
-          next.memory.set(memory_name(1, part), n);
-        }
-        next.memory.set(memory_name(0, part), m);
-      }
-      if (keep_norm && p.rank() == 3) p = detail::with_row_norms(p, next.initial[part]);
-    }
+    if constexpr (Rule::memories == 0) rule(p, g, shown);
+    else if constexpr (Rule::memories == 1) rule(p, g, m[0], shown);
+    else rule(p, g, m[0], m[1], shown);
   }
 };
 
@@ -306,5 +216,15 @@ struct GradientSteps {
   State start(State s) const { return s; }
   State advance(const State&, const Regression&) const;
 };
+
+namespace detail {
+extern template const OptimizerModel* hold<OptimizerHolder<Exact>>(Exact);
+extern template const OptimizerModel* hold<OptimizerHolder<ConjugateGradient>>(ConjugateGradient);
+extern template const OptimizerModel* hold<OptimizerHolder<GradientSteps>>(GradientSteps);
+extern template const OptimizerModel* hold<OptimizerHolder<Proximal>>(Proximal);
+extern template const OptimizerModel* hold<OptimizerHolder<Descend<Sgd>>>(Descend<Sgd>);
+extern template const OptimizerModel* hold<OptimizerHolder<Descend<Momentum>>>(Descend<Momentum>);
+extern template const OptimizerModel* hold<OptimizerHolder<Descend<AdamW>>>(Descend<AdamW>);
+}  // namespace detail
 
 }  // namespace ttr

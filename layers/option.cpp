@@ -79,6 +79,17 @@ std::string nearest(std::string_view word, const std::vector<std::string>& known
   return best;
 }
 
+void OptionList::add(const char* name, std::string text, bool always) { entries.push_back({name, std::move(text), always}); }
+
+std::string call_text(std::string name, const OptionList& usual, const OptionList& given) {
+  std::string options;
+  for (size_t i = 0; i < given.entries.size(); ++i) {
+    const auto& [option, text, always] = given.entries[i];
+    if (text != usual.entries[i].text || always) options += (options.empty() ? "" : ",") + std::string(option) + "=" + text;
+  }
+  return options.empty() ? name : name + "[" + options + "]";
+}
+
 std::string option_text(double value) { return fmt::format("{}", value); }
 
 }  // namespace ttr::detail

@@ -77,20 +77,26 @@ template <class T, class F> void each_option(T& ingredient, F&& f) {
   if constexpr (requires { ingredient.each(f); }) ingredient.each(f);
 }
 
+namespace detail {
+struct OptionList {   // an ingredient's options as texts
+  struct Entry { const char* name; std::string text; bool always; };
+  std::vector<Entry> entries;
+  void add(const char* name, std::string text, bool always);
+  template <class V> void operator()(const char* name, const V& value) {
+    if constexpr (requires { V::always_printed; }) add(name, write_option(value), V::always_printed);   // even at its default
+    else add(name, write_option(value), false);
+  }
+};
+std::string call_text(std::string name, const OptionList& usual, const OptionList& given);   // "name[option=value,...]"
+}  // namespace detail
+
 // "name[option=value,...]" with the options that differ from their defaults; "name" when none do.
 template <class T> std::string text_of(T ingredient) {
   T defaults{};
-  std::vector<std::string> usual;
-  each_option(defaults, [&](const char*, auto& value) { usual.push_back(detail::write_option(value)); });
-  std::string options;
-  size_t i = 0;
-  each_option(ingredient, [&](const char* name, auto& value) {
-    const std::string text = detail::write_option(value);
-    bool always = false;   // an option may ask to be printed even at its default
-    if constexpr (requires { std::remove_reference_t<decltype(value)>::always_printed; }) always = std::remove_reference_t<decltype(value)>::always_printed;
-    if (text != usual[i++] || always) options += (options.empty() ? "" : ",") + std::string(name) + "=" + text;
-  });
-  return ingredient_name<T>() + (options.empty() ? "" : "[" + options + "]");
+  detail::OptionList usual, given;
+  each_option(defaults, usual);
+  each_option(ingredient, given);
+  return detail::call_text(ingredient_name<T>(), usual, given);
 }
 
 // The inverse; unknown options are refused by name, with the nearest known one.

@@ -154,6 +154,7 @@ struct Described {
   virtual const void* self() const = 0;
 };
 template <class Base, class T> struct Holder : Base {
+  using Model = Base;
   explicit Holder(T v) : value(std::move(v)) {}
   std::string name() const override { return ingredient_name<T>(); }
   std::string text() const override { return text_of(value); }
@@ -260,8 +261,13 @@ template <class O> struct OptimizerHolder final : Holder<OptimizerModel, O> {
   State advance(const State& s, const Regression& r) const override { return this->value.advance(s, r); }
 };
 
+// A new holder, owned by the handle made from it. The library's own ingredients are instantiated in the library, so that a program that
+// names them does not compile them again.
+template <class H, class T> const typename H::Model* hold(T value) { return new H(std::move(value)); }
+
 template <class Model> class Handle {
  public:
+  explicit Handle(const Model* made) : model_(made) {}
   explicit Handle(std::shared_ptr<const Model> m) : model_(std::move(m)) {}
   const Model* operator->() const { return model_.get(); }
   std::string name() const { return model_->name(); }
@@ -279,17 +285,17 @@ template <class Model> class Handle {
 struct AnyWeights : detail::Handle<detail::WeightsModel> {
   using Handle::Handle;
   template <class W> requires(!std::derived_from<W, detail::Handle<detail::WeightsModel>>)
-  AnyWeights(W w) : Handle(std::make_shared<detail::WeightsHolder<W>>(std::move(w))) {}
+  AnyWeights(W w) : Handle(detail::hold<detail::WeightsHolder<W>>(std::move(w))) {}
 };
 struct AnyFunction : detail::Handle<detail::FunctionModel> {
   using Handle::Handle;
   template <class F> requires(!std::derived_from<F, detail::Handle<detail::FunctionModel>>)
-  AnyFunction(F f) : Handle(std::make_shared<detail::FunctionHolder<F>>(std::move(f))) {}
+  AnyFunction(F f) : Handle(detail::hold<detail::FunctionHolder<F>>(std::move(f))) {}
 };
 struct AnyOptimizer : detail::Handle<detail::OptimizerModel> {
   using Handle::Handle;
   template <class O> requires(!std::derived_from<O, detail::Handle<detail::OptimizerModel>>)
-  AnyOptimizer(O o) : Handle(std::make_shared<detail::OptimizerHolder<O>>(std::move(o))) {}
+  AnyOptimizer(O o) : Handle(detail::hold<detail::OptimizerHolder<O>>(std::move(o))) {}
 };
 
 // Why this mixture makes no sense, as a sentence; "" when it does. The run-time twin of `fits`.

@@ -10,6 +10,9 @@ extern const Route cpu_chunk, cuda_recurrent;
 namespace scan {
 extern const Route cpu_tiles, cuda_recurrent;
 }
+namespace diagonal_decay {
+extern const Route cpu_block, cuda_recurrent;
+}
 namespace softmax_attention {
 extern const Route cpu_blocked, cuda_streaming, cpu_local_linear, cuda_local_linear;
 }
@@ -32,6 +35,8 @@ std::span<const Route> routes() {
   static const Route all[] = {
       delta::cpu_chunk,
       delta::cuda_recurrent,
+      diagonal_decay::cpu_block,
+      diagonal_decay::cuda_recurrent,
       scan::cpu_tiles,
       scan::cuda_recurrent,
       softmax_attention::cpu_blocked,

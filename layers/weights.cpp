@@ -165,4 +165,11 @@ Weighing from_logits(const Tensor& logits) {
   return {.relative = exp(logits - column(largest)), .log_scale = largest};
 }
 
+namespace detail {
+template const WeightsModel* hold<WeightsHolder<EvenWeights>>(EvenWeights);
+template const WeightsModel* hold<WeightsHolder<GeometricWeights>>(GeometricWeights);
+template const WeightsModel* hold<WeightsHolder<KernelWeights>>(KernelWeights);
+template const WeightsModel* hold<WeightsHolder<WeightDecay>>(WeightDecay);
+}  // namespace detail
+
 }  // namespace ttr

@@ -84,4 +84,11 @@ Weighing from_logits(const Tensor& logits);   // [N, pairs]; relative to the lar
 // Sums of log_decay: element i is log prod_{i < s <= t} a_s for the visible pairs i, [N, pairs]; the last column is 0.
 Tensor log_products(const View&, std::string_view slot);
 
+namespace detail {
+extern template const WeightsModel* hold<WeightsHolder<EvenWeights>>(EvenWeights);
+extern template const WeightsModel* hold<WeightsHolder<GeometricWeights>>(GeometricWeights);
+extern template const WeightsModel* hold<WeightsHolder<KernelWeights>>(KernelWeights);
+extern template const WeightsModel* hold<WeightsHolder<WeightDecay>>(WeightDecay);
+}  // namespace detail
+
 }  // namespace ttr

@@ -2,6 +2,7 @@
 //   struct Recall { Linear embed; MemoryLayer mixer; void each(auto&& f) { f("embed", embed); f("mixer", mixer); } };
 // Names become checkpoint keys: "mixer.q.weight". No base class, no registration.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,8 +34,11 @@ struct Frozen {
 
 template <class M> concept Module = requires(M& m) { m.each([](const char*, auto&) {}); };
 
+template <class Leaf> using PartVisitor = std::function<void(const std::string& name, Leaf&)>;
+
 // f(name, Leaf&) for every part of this type below m, in the order of `each`. Lists name their parts by number; an empty optional has none.
-template <class Leaf, class M, class F> void each_part(M& m, F&& f, const std::string& prefix = "") {
+// One instantiation a module, whatever visits it: modules of the library have theirs in the library.
+template <class Leaf, class M> void each_part(M& m, const PartVisitor<Leaf>& f, const std::string& prefix = "") {
   using T = std::remove_const_t<M>;
   if constexpr (std::is_same_v<T, Leaf>) {
     f(prefix, m);
@@ -52,11 +56,11 @@ template <class Leaf, class M, class F> void each_part(M& m, F&& f, const std::s
 
 // f(name, Parameter&) for every parameter below m; a tied parameter comes once for each name it has.
 template <class M, class F> void each_parameter(M& m, F&& f, const std::string& prefix = "") {
-  each_part<Parameter>(m, [&](const std::string& name, auto& p) { if (p.defined()) f(name, p); }, prefix);
+  each_part<Parameter>(m, [&](const std::string& name, Parameter& p) { if (p.defined()) f(name, p); }, prefix);
 }
 // f(name, Frozen&): what a checkpoint must keep beside the parameters.
 template <class M, class F> void each_frozen(M& m, F&& f, const std::string& prefix = "") {
-  each_part<Frozen>(m, [&](const std::string& name, auto& x) { if (x.value.defined()) f(name, x); }, prefix);
+  each_part<Frozen>(m, [&](const std::string& name, Frozen& x) { if (x.value.defined()) f(name, x); }, prefix);
 }
 
 }  // namespace ttr

@@ -32,6 +32,11 @@ TEST_SUITE("cuda_parity") {
         REQUIRE(tally.runs.contains(pair));
         CHECK(tally.runs.at(pair) >= 45);
       }
+      for (const char* name : parity::kDecayRecipes) {
+        CAPTURE(name);
+        REQUIRE(tally.runs.contains(fmt::format("diagonal_decay/cuda-recurrent {}", name)));
+        CHECK(tally.runs.at(fmt::format("diagonal_decay/cuda-recurrent {}", name)) >= (parity::maps_features(published(name).recipe) ? 6 : 30));
+      }
     } else {
       MESSAGE("skipped: built without CUDA");
     }

@@ -25,6 +25,11 @@ TEST_SUITE("parity") {
       REQUIRE(tally.runs.contains(pair));
       CHECK(tally.runs.at(pair) >= 30);   // shapes, options and dtypes: a route that stops accepting is not silently untested
     }
+    for (const char* name : parity::kDecayRecipes) {
+      CAPTURE(name);
+      REQUIRE(tally.runs.contains(fmt::format("diagonal_decay/cpu-block {}", name)));
+      CHECK(tally.runs.at(fmt::format("diagonal_decay/cpu-block {}", name)) >= (parity::maps_features(published(name).recipe) ? 4 : 20));
+    }
   }
 
   TEST_CASE("a comparison that is off says what, where, and by how much") {

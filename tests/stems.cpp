@@ -28,6 +28,13 @@ constexpr Stem kStems[] = {{"delta/cpu-chunk", "delta_net"},
                            {"scan/cpu-tiles", "lru"},
                            {"scan/cpu-tiles", "mamba"},
                            {"scan/cpu-tiles", "longhorn_diagonal"},
+                           {"diagonal_decay/cpu-block", "linear_attention"},
+                           {"diagonal_decay/cpu-block", "normalised_linear_attention"},
+                           {"diagonal_decay/cpu-block", "simple_gla"},
+                           {"diagonal_decay/cpu-block", "gla"},
+                           {"diagonal_decay/cpu-block", "hgrn2"},
+                           {"diagonal_decay/cpu-block", "rwkv6"},
+                           {"diagonal_decay/cpu-block", "mlstm"},
                            {"softmax_attention/cpu-blocked", "softmax_attention"},
                            {"softmax_attention/cpu-blocked", "qknorm_attention"},
                            {"softmax_attention/cpu-blocked", "rms_qknorm_attention"},
@@ -297,7 +304,8 @@ TEST_SUITE("stems") {
     const char *delta = "delta/cpu-chunk",
                *attention = "softmax_attention/cpu-blocked",
                *scan = "scan/cpu-tiles",
-               *line = "softmax_attention/cpu-local-linear";
+               *line = "softmax_attention/cpu-local-linear",
+               *decay = "diagonal_decay/cpu-block";
     for (const Case& c : std::vector<Case>{
              {delta, "even / linear / descend[at=previous] / reading[read=strict]", "option read=strict of reading is not honoured"},
              {delta, "even / linear / descend[at=previous] / reading[writes=2]", "option writes=2 of reading is not honoured"},
@@ -334,6 +342,23 @@ TEST_SUITE("stems") {
              {scan, "geometric[per=entry] / linear / descend[at=initial] / reading[read=strict]", "option read=strict of reading is not honoured"},
              {scan, "even / linear[feature=elu1] / proximal[diagonal=true]", "option feature=elu1 of linear is not honoured"},
              {scan, "geometric / linear / proximal[diagonal=true]", "weights are geometric, needs even under proximal"},
+             {decay, "even / linear / descend[at=previous]", "descend steps at the memory of the moment, needs at=initial"},
+             {decay, "even / linear / descend[at=initial,steps=2]", "option steps=2 of descend is not honoured"},
+             {decay, "even / linear / descend[rule=momentum,at=initial]", "needs descend"},
+             {decay, "even / linear / exact", "optimizer is exact, needs descend"},
+             {decay, "even / mlp / descend[at=initial]", "function class is mlp, needs linear"},
+             {decay, "even / linear[erase=separate] / descend[at=initial]", "option erase=separate of linear is not honoured"},
+             {decay, "even / linear[tied=true] / descend[at=initial]", "the key is tied to a decay a channel, needs per=channel"},
+             {decay, "even / linear[bonus=true,normaliser=sum] / descend[at=initial]", "option bonus=true of linear is not honoured beside"},
+             {decay, "even / linear[learned=true,feature=elu1] / descend[at=initial]", "option learned=true of linear is not honoured beside feature"},
+             {decay, "even / linear / descend[at=initial] / reading[writes=2]", "option writes=2 of reading is not honoured"},
+             {decay, "even / linear / descend[at=initial] / reading[read=chunk]", "option read=chunk of reading is not honoured"},
+             {decay, "weight_decay / linear / descend[at=initial]", "weights are weight_decay, needs even, geometric or moving_average"},
+             {decay, "gateloop", "option phase=true of geometric is not honoured"},
+             {decay, "mamba", "option per=product of geometric is not honoured"},
+             {decay, "mamba3", "needs descend"},
+             {decay, "geometric[per=channel,write=log] / linear / descend[at=initial]", "option write=log of geometric is not honoured"},
+             {decay, "geometric[per=channel] / linear[feature=elu1] / descend[at=initial]", "option feature=elu1 of linear is not honoured beside per=channel"},
              {attention, "kernel / constant / exact / reading[writes=2]", "option writes=2 of reading is not honoured"},
              {attention, "kernel / constant / exact / reading[visible=everything]", "option visible=everything of reading is not honoured"},
              {attention, "kernel / constant / exact[ridge=constant]", "option ridge=constant of exact is not honoured"},
@@ -360,7 +385,10 @@ TEST_SUITE("stems") {
           "documents begin with a learned memory, needs a zero one");
     CHECK(reason(attention, "softmax_attention", {.segments = true, .want_state = true}) ==
           "a state of packed documents keeps only the last of them, needs fold");
-    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"scan/cuda-recurrent", "mamba"},
+    CHECK(reason(decay, "even / linear[learned=true] / descend[at=initial]", {.segments = true}) == "documents begin with a learned memory, needs a zero one");
+    CHECK(reason(decay, "cosformer", {.segments = true}) == "documents begin at position 0 and the feature map asks for positions, needs fold");
+    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"diagonal_decay/cuda-recurrent", "gla"},
+                                        {"scan/cuda-recurrent", "mamba"},
                                         {"softmax_attention/cuda-streaming", "softmax_attention"}}) {
       const std::string why = reason(route, recipe);
       CHECK((why == "built without CUDA" || why == "the tensors are on cpu, needs cuda"));
@@ -374,10 +402,12 @@ TEST_SUITE("stems") {
     CHECK(chosen.find("\n  training B2 T128 H4 K64 V32 f32 on cpu: delta/cpu-chunk\n") != std::string::npos);
     CHECK(chosen.find(" Mflop, ") != std::string::npos);
     CHECK(chosen.find("not ") == std::string::npos);
-    const std::string fallen = describe_plan(recipes::linear_attention, p);
+    const std::string fallen = describe_plan(recipes::oja, p);
     CHECK(fallen.find(": fold\n") != std::string::npos);
-    CHECK(fallen.find("  not delta/cpu-chunk: descend steps at a fixed point, needs previous or decayed\n") != std::string::npos);
-    CHECK(fallen.find("  not softmax_attention/cpu-blocked: weights are even, needs kernel\n") != std::string::npos);
+    CHECK(fallen.find("  not delta/cpu-chunk: option erase=transposed of linear is not honoured\n") != std::string::npos);
+    CHECK(fallen.find("  not diagonal_decay/cpu-block: option erase=transposed of linear is not honoured\n") != std::string::npos);
+    CHECK(fallen.find("  not softmax_attention/cpu-blocked: weights are geometric, needs kernel\n") != std::string::npos);
+    CHECK(describe_plan(recipes::linear_attention, p).find(": diagonal_decay/cpu-block\n") != std::string::npos);
     CHECK(describe_plan(recipes::gated_delta_net, p, "fold").find(": fold\n") != std::string::npos);
   }
 

@@ -4,7 +4,7 @@
 //   output           what the block before it prints
 //   sh run           commands for bash, `ttr` among them, in a folder of the page that is empty at its start; any failure is one
 //   shows            lines that the commands before it print, in this order, not necessarily all
-//   cpp from FILE    a quotation: FILE of this repository has these lines in this order
+//   cpp from FILE    a quotation, of any language: FILE of this repository has these lines in this order
 // Compilers and failures name the line of the page.
 #include <fstream>
 #include <iostream>
@@ -63,7 +63,8 @@ void write_test(std::ostream& out, const std::vector<Block>& blocks, const std::
   for (size_t i = 0; i < blocks.size(); ++i) {
     const Block& b = blocks[i];
     const std::string place = "\"" + name + ":" + std::to_string(b.line) + "\"";
-    if (starts(b.info, "cpp from ")) out << "  page::quotes(" << place << ", \"" << b.info.substr(9) << "\", " << quoted(b) << ");\n";
+    if (const size_t from = b.info.find(" from "); from != std::string::npos)
+      out << "  page::quotes(" << place << ", \"" << b.info.substr(from + 6) << "\", " << quoted(b) << ");\n";
     if (b.info == "sh run") {
       const bool shows = i + 1 < blocks.size() && blocks[i + 1].info == "shows";
       out << "  shell.run(" << place << ", " << quoted(b) << ", " << (shows ? quoted(blocks[i + 1]) : "\"\"") << ");\n";

@@ -1,0 +1,53 @@
+# What `cmake --install` puts where: the library, the headers a user includes, the program, and what find_package and pkg-config read.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+# Headers with device borders or dispatch in them are the library's own business; the others are installed as <ttr/room/name.hpp>.
+set(ttr_internal_headers core/blas.hpp core/device_kernel.hpp core/dispatch.hpp core/simd.hpp layers/match.hpp)
+file(GLOB ttr_headers CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} core/*.hpp layers/*.hpp optim/*.hpp)
+list(REMOVE_ITEM ttr_headers ${ttr_internal_headers})
+list(FILTER ttr_headers EXCLUDE REGEX "^layers/.*_kernel\\.hpp$")
+foreach(header apps/experiment.hpp apps/byte_windows.hpp apps/plot.hpp apps/text.hpp ${ttr_headers})
+  get_filename_component(room ${header} DIRECTORY)
+  install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/ttr/${room})
+endforeach()
+
+# A shared library shows ttr:: and nothing of what it is made with.
+function(ttr_shows_only_itself target)
+  target_link_options(${target} PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/apps/package/symbols.map -Wl,--no-undefined)
+  set_target_properties(${target} PROPERTIES LINK_DEPENDS ${PROJECT_SOURCE_DIR}/apps/package/symbols.map)
+endfunction()
+get_target_property(ttr_type ttr TYPE)
+string(COMPARE EQUAL ${ttr_type} STATIC_LIBRARY ttr_is_static)
+if(NOT ttr_is_static AND NOT TTR_SANITIZE)
+  ttr_shows_only_itself(ttr)
+endif()
+set_target_properties(ttr PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
+                                     INSTALL_RPATH "$ORIGIN" INSTALL_RPATH_USE_LINK_PATH ON)
+file(RELATIVE_PATH ttr_bin_to_lib ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
+set_target_properties(ttr_program PROPERTIES INSTALL_RPATH "$ORIGIN/${ttr_bin_to_lib}" INSTALL_RPATH_USE_LINK_PATH ON)
+
+install(TARGETS ttr EXPORT ttr-targets INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS ttr_program)
+set(ttr_package ${CMAKE_INSTALL_LIBDIR}/cmake/ttr)
+install(EXPORT ttr-targets NAMESPACE ttr:: DESTINATION ${ttr_package})
+configure_package_config_file(apps/package/ttr-config.cmake.in ${CMAKE_BINARY_DIR}/ttr-config.cmake INSTALL_DESTINATION ${ttr_package})
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/ttr-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/ttr-config.cmake ${CMAKE_BINARY_DIR}/ttr-config-version.cmake DESTINATION ${ttr_package})
+
+# pkg-config: a static library's own needs are its user's to link.
+set(ttr_pc_libs "")
+if(ttr_is_static)
+  list(APPEND ttr_pc_libs ${BLAS_LIBRARIES} ${BLAS_LINKER_FLAGS})
+  if(ttr_with_cuda)
+    list(APPEND ttr_pc_libs -L${CUDAToolkit_LIBRARY_DIR} -lcublas -lcudart_static -lrt)
+  endif()
+  foreach(library ${CMAKE_DL_LIBS})
+    list(APPEND ttr_pc_libs -l${library})
+  endforeach()
+endif()
+list(REMOVE_DUPLICATES ttr_pc_libs)
+list(JOIN ttr_pc_libs " " ttr_pc_libs)
+file(RELATIVE_PATH ttr_pc_to_prefix ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+configure_file(apps/package/ttr.pc.in ${CMAKE_BINARY_DIR}/ttr.pc @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/ttr.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
