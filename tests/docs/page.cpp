@@ -259,4 +259,14 @@ TEST_CASE("the map holds every published recipe, and the tests that it names exi
   CHECK(tests >= 25);
 }
 
+TEST_CASE("the notation holds every slot of every published recipe") {
+  std::ifstream in(kRoot / "docs/notation.md");
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  for (const ttr::Published& p : ttr::published_recipes())
+    for (const ttr::Slot& slot : p.recipe.slots()) {
+      INFO(p.name, " reads ", slot.name);
+      CHECK(text.find("`" + slot.name + "`") != text.npos);
+    }
+}
+
 }  // namespace page
