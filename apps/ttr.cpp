@@ -179,7 +179,8 @@ int run(int argc, char** argv) {
 
   BenchOptions bench;
   CLI::App* benches = app.add_subcommand("bench", "Time, floor and ratio of what ttr computes, parity first");
-  const std::vector<std::string> things{"all", "op", "matmul", "copy", "delta", "diagonal_decay", "normal_equations", "scan", "softmax_attention", "fold", "train"};
+  const std::vector<std::string> things{"all", "op", "matmul", "copy", "delta", "diagonal_decay", "normal_equations", "scan",
+                                        "softmax_attention", "fold", "train"};
   benches->add_option("--what", bench.what, "What to time; a stem's name: its routes")->check(CLI::IsMember(things));
   devices(benches->add_option("--device", bench.device, "cpu or cuda"));
 

@@ -406,7 +406,13 @@ TEST_SUITE("stems") {
     CHECK(reason(decay, "even / linear[learned=true] / descend[at=initial]", {.segments = true}) == "documents begin with a learned memory, needs a zero one");
     CHECK(reason(decay, "cosformer", {.segments = true}) == "documents begin at position 0 and the feature map asks for positions, needs fold");
     CHECK(reason(factorised, "mesa", {.segments = true, .want_state = true}) == "a state of packed documents keeps only the last of them, needs fold");
-    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"}, {"delta/cuda-recurrent", "delta_net"}, {"diagonal_decay/cuda-recurrent", "gla"}, {"scan/cuda-recurrent", "mamba"}, {"softmax_attention/cuda-streaming", "softmax_attention"}, {"normal_equations/cuda-factorised", "mesa"}, {"normal_equations/cuda-iterative", "mesa_net_cg"},
+    for (const auto& [route, recipe] : {std::pair{"delta/cuda-recurrent", "delta_net"},
+                                        {"diagonal_decay/cuda-recurrent", "gla"},
+                                        {"normal_equations/cuda-factorised", "mesa"},
+                                        {"normal_equations/cuda-iterative", "mesa_net_cg"},
+                                        {"scan/cuda-recurrent", "mamba"},
+                                        {"softmax_attention/cuda-local-linear", "local_linear_attention"},
+                                        {"softmax_attention/cuda-streaming", "softmax_attention"}}) {
       const std::string why = reason(route, recipe);
       CHECK((why == "built without CUDA" || why == "the tensors are on cpu, needs cuda"));
     }
