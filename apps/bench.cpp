@@ -267,7 +267,8 @@ void bench_solvers(Table& table) {
     return std::sqrt(error / norm);
   };
   struct Way { const char* name; NormalMethod method; double tolerance; };
-  for (const Way& way : {Way{"mesa f32 factorised, kernels alone", NormalMethod::chunk, 0}, {"mesa f32 by 30 conjugate gradient steps", NormalMethod::iterative, 0},
+  for (const Way& way : {Way{"mesa f32 factorised, kernels alone", NormalMethod::chunk, 0},
+                         {"mesa f32 by 30 conjugate gradient steps", NormalMethod::iterative, 0},
                          {"mesa f32 by at most 30, until 1e-7", NormalMethod::iterative, 1e-7}}) {
     Solved<float> solved(p, way.method, 30, way.tolerance);
     const Timing t = timing_of(cpu_device, [&] { solved(); });

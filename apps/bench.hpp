@@ -6,7 +6,8 @@
 namespace ttr {
 
 struct BenchOptions {
-  std::string what = "all", device = "cpu";   // all, or one of matmul, op, delta, softmax_attention, normal_equations, fold, train; a stem's name times its routes
+  // all, or one of matmul, op, delta, softmax_attention, normal_equations, fold, train; a stem's name times its routes
+  std::string what = "all", device = "cpu";
 };
 int run_bench(const BenchOptions&);
 

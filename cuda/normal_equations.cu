@@ -393,7 +393,7 @@ __global__ void __launch_bounds__(kThreads)
   if (a.policy == RidgePolicy::constant) return;
   for (int64_t t = warp; t < T_; t += warps) {
     W sum = 0;
-    for (int j = lane; j < K; j += 32) sum -= ridge[j] * xs[(at + t) * 2 * K + j] * xs[(at + t) * 2 * K + K + j];              // A = H + rho diag(ridge), for rho
+    for (int j = lane; j < K; j += 32) sum -= ridge[j] * xs[(at + t) * 2 * K + j] * xs[(at + t) * 2 * K + K + j];   // A = H + rho diag(ridge), for rho
     sum = warp_fold<Add>(sum);
     if (lane == 0) owed[at + t] = sum;
   }

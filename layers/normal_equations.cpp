@@ -49,7 +49,9 @@ Tensors define(const Tensors& x, const Setting& s) {
     a.slots[slot] = slice(t, 1, n.past, n.tokens);
     if (n.past) a.state[carried] = slice(t, 1, 0, n.past);
   };
-  const auto gate = [&](int i, double otherwise) { return x[size_t(i)].defined() ? x[size_t(i)] : full({n.batch, n.tokens, n.heads}, otherwise, wide_options); };
+  const auto gate = [&](int i, double otherwise) {
+    return x[size_t(i)].defined() ? x[size_t(i)] : full({n.batch, n.tokens, n.heads}, otherwise, wide_options);
+  };
   give("k", "keys", x[kK]);
   give("v", "values", x[kV]);
   give("log_decay", "past.log_decay", gate(kDecay, 0));

@@ -29,7 +29,8 @@ template <class T> TTR_SIMD_INLINE void scale_row(T* __restrict x, T by, int64_t
   for (int64_t i = 0; i < n; ++i) x[i] *= by;
 }
 
-// a [n, stride], upper triangle, becomes U with a = U^T U but for its diagonal, whose inverses go to pivots [n]. A pivot that is not positive becomes NaN and spreads.
+// a [n, stride], upper triangle, becomes U with a = U^T U but for its diagonal, whose inverses go to pivots [n]. A pivot that is not
+// positive becomes NaN and spreads.
 template <class T> TTR_SIMD_INLINE void factor(T* a, int64_t n, int64_t stride, T* pivots) {
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t end = std::min(n, begin + kBlock);

@@ -95,7 +95,8 @@ TEST_SUITE("normal_equations_kernel") {
 
   TEST_CASE("f64 where the decay is strong: spans get short, a ridge that decays is soon gone") {
     for (const RidgePolicy policy : {RidgePolicy::decaying, RidgePolicy::refreshed}) {
-      NormalCase shape{{.batch = 1, .tokens = 130, .heads = 2, .key_heads = 2, .value_heads = 2, .key_dim = 8, .value_dim = 5}, policy, NormalMethod::chunk, true};
+      NormalCase shape{{.batch = 1, .tokens = 130, .heads = 2, .key_heads = 2, .value_heads = 2, .key_dim = 8, .value_dim = 5}, policy,
+                       NormalMethod::chunk, true};
       shape.least_decay = -0.8;
       const NormalData p = normal_data(shape, 77);
       const NormalAnswer want = normal_answer(p);
