@@ -290,8 +290,8 @@ TTR_SIMD_INLINE void backward_head(const NormalBackward<T>& a, T* at, int64_t b,
       gemm<T>(false, false, c, K, W, T(1), m.kv, W, m.adjoint, K, T(0), m.zu, W);                       // F_C, H_C = ... + rest w (v, k) k^T, for v and k
       gemm<T>(false, true, c, V, K, T(1), m.kv, W, m.adjoint + K * K, K, T(0), m.zu + K, W);            // F_C = ... + rest w v k^T
       for (int64_t s = 0; s < c; ++s) {
-        scale_row(m.zu + s * W, head.rest[s], W);
-        left[s] = span.write[s] * T(0.5) * dot(m.kv + s * W, m.zu + s * W, W);
+        if (a.log_decay) scale_row(m.zu + s * W, head.rest[s], W);
+        if (a.d_log_decay) left[s] = span.write[s] * T(0.5) * dot(m.kv + s * W, m.zu + s * W, W);
       }
     }
     gemm<T>(true, false, c, W, c, T(1), across, C, m.rows, W, flows ? T(1) : T(0), m.zu, W);            // y_r = F_r x_r;  H_r x_r
@@ -347,7 +347,7 @@ TTR_SIMD_INLINE void backward_head(const NormalBackward<T>& a, T* at, int64_t b,
     if (m.events[begin] & document) {
       flows = false;
     } else {
-      for (int64_t r = 0; r < c; ++r) scale_row(m.rows + r * W, head.since[r], W);
+      for (int64_t r = 0; r < c && a.log_decay; ++r) scale_row(m.rows + r * W, head.since[r], W);
       gemm<T>(true, false, W, K, c, T(1), m.rows, W, X, K, T(0), m.outer, K);                           // y = F x;  s.(H x)
       const T through = head.since[c - 1];
       for (int64_t i = 0; i < K; ++i)

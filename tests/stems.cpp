@@ -40,7 +40,7 @@ constexpr Stem kStems[] = {{"delta/cpu-chunk", "delta_net"},
                            {"softmax_attention/cpu-blocked", "rms_qknorm_attention"},
                            {"softmax_attention/cpu-blocked", "nadaraya_watson"},
                            {"softmax_attention/cpu-blocked", "forgetting_attention"},
-                           {"softmax_attention/cpu-local-linear", "local_linear_attention"}};
+                           {"softmax_attention/cpu-local-linear", "local_linear_attention"},
                            {"normal_equations/cpu-factorised", "mesa"},
                            {"normal_equations/cpu-factorised", "mesa_net"},
                            {"normal_equations/cpu-factorised", "decaying_least_squares"},
