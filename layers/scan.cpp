@@ -25,7 +25,8 @@ struct Form {
 ScanSizes sizes_of(const Tensors& x, bool keyed) {
   const Tensor& v = x[kV];
   if (!keyed)
-    return {.batch = v.size(0), .tokens = v.size(1), .heads = v.size(2), .key_heads = v.size(2), .value_heads = v.size(2), .key_dim = 1, .value_dim = v.size(3)};
+    return {.batch = v.size(0), .tokens = v.size(1), .heads = v.size(2), .key_heads = v.size(2), .value_heads = v.size(2),
+            .key_dim = 1, .value_dim = v.size(3)};
   const Tensor& q = x[kQ];
   return {.batch = q.size(0), .tokens = q.size(1), .heads = q.size(2), .key_heads = x[kK].size(2), .value_heads = v.size(2),
           .key_dim = q.size(3), .value_dim = v.size(3)};
