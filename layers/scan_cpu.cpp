@@ -25,7 +25,7 @@ namespace ttr {
 namespace {
 
 constexpr int64_t C = kScanChunk;
-constexpr int64_t kTile = 4;                                       // keys of a tile
+constexpr int64_t kTile = 8;                                       // keys of a tile
 constexpr int64_t kWidth = 256;                                    // channels a worker without keys takes at once
 template <class T> constexpr int64_t kLanes = 64 / int64_t(sizeof(T));   // values of a tile: one wide register
 
