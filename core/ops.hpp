@@ -61,6 +61,8 @@ Tensor cumsum(const Tensor&, int axis, bool reverse = false);
 // -- products ------------------------------------------------------------------------------------------------------------------------
 // [..., m, k] x [..., k, n] -> [..., m, n]; leading axes equal, or absent on one side. transpose_* swaps the last two axes of that operand.
 Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a = false, bool transpose_b = false);
+// x [..., k] by rows of one weight [n, k], cut by sizes (their sum is n): y_i [..., sizes_i], each in memory of its own. [kernel op]
+Tensors project(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes);
 
 // -- shape ---------------------------------------------------------------------------------------------------------------------------
 Tensor reshape(const Tensor&, const Shape&);                          // shares memory; one size may be -1
@@ -92,7 +94,10 @@ Tensor pick(const Tensor& x, const Tensor& ids);                      // [..., N
 Tensor softmax(const Tensor&);                                        // over the last axis; a row of -inf gives zeros
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps = 1e-5);           // x / sqrt(mean x^2 + eps) * weight; weight [D] or undefined
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps = 1e-5);
-Tensor l2_norm(const Tensor& x, double eps = 1e-6);                   // x / sqrt(sum x^2 + eps), primitive
+Tensors add_rms_norm(const Tensor& x, const Tensor& y, const Tensor& weight, double eps = 1e-5);   // {x + y, rms_norm(x + y, weight)} in one pass
+Tensor l2_norm(const Tensor& x, double eps = 1e-6);                   // x / sqrt(sum x^2 + eps)
+Tensor swiglu(const Tensor& gate_up);                                 // [..., 2n] -> [..., n]: silu of the first half times the second (arXiv 2002.05202)
+Tensor gated(const Tensor& x, const Tensor& gate);                    // x silu(gate), of one shape
 // Mean over labels >= 0 of -log softmax(logits)[label], a scalar; labels < 0 are ignored; no labels at all gives 0. logits [..., N], labels i32 [...].
 // reduce = false: the sum instead of the mean.
 Tensor cross_entropy(const Tensor& logits, const Tensor& labels, bool mean = true);

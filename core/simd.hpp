@@ -44,4 +44,6 @@ TTR_SIMD_INLINE float fast_exp(float x) {
 
 TTR_SIMD_INLINE double fast_exp(double x) { return std::exp(x); }
 
+TTR_SIMD_INLINE float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
 }  // namespace ttr

@@ -61,6 +61,7 @@ template <class T> Status matmul(const Product& given, const T* a, const T* b, T
   Product s = given;
   if (s.batch < 0 || s.m < 0 || s.n < 0 || s.k < 0) return Status::bad_size;
   if (s.batch == 0 || s.m == 0 || s.n == 0) return Status::ok;
+  if (s.k == 0 && s.accumulate) return Status::ok;
   if (s.k == 0) return set_bytes(c, 0, size_t(s.batch * s.m * s.n) * sizeof(T), stream);
   if (s.batch > 1 && s.stride_b == 0 && !s.transpose_a && s.stride_a == s.m * s.k) s.m *= s.batch, s.batch = 1;   // one tall product
   if (const Status ready = prepare(); ready != Status::ok) return ready;
@@ -71,11 +72,11 @@ template <class T> Status matmul(const Product& given, const T* a, const T* b, T
     if (const Status set = use_stream(p, native(stream)); set != Status::ok) return set;
   const auto op_a = s.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = s.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const int64_t lda = s.transpose_a ? s.m : s.k, ldb = s.transpose_b ? s.k : s.n;
-  const Wide<T> one = 1, zero = 0;
-  return status_of(s.batch == 1 ? cublasGemmEx_64(p.handle, op_b, op_a, s.n, s.m, s.k, &one, b, kData<T>, ldb, a, kData<T>, lda, &zero, c,
+  const Wide<T> one = 1, keep = s.accumulate ? 1 : 0;   // of what stands in c
+  return status_of(s.batch == 1 ? cublasGemmEx_64(p.handle, op_b, op_a, s.n, s.m, s.k, &one, b, kData<T>, ldb, a, kData<T>, lda, &keep, c,
                                                   kData<T>, s.n, kCompute<T>, CUBLAS_GEMM_DEFAULT)
                                 : cublasGemmStridedBatchedEx_64(p.handle, op_b, op_a, s.n, s.m, s.k, &one, b, kData<T>, ldb, s.stride_b, a,
-                                                                kData<T>, lda, s.stride_a, &zero, c, kData<T>, s.n, s.m * s.n, s.batch,
+                                                                kData<T>, lda, s.stride_a, &keep, c, kData<T>, s.n, s.m * s.n, s.batch,
                                                                 kCompute<T>, CUBLAS_GEMM_DEFAULT));
 }
 

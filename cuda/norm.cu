@@ -23,10 +23,16 @@ template <class T, bool kCentred> __global__ void norm_forward_kernel(const Norm
   using A = Wide<T>;
   A* row = shared_memory<A>();   // [n] where it fits
   for (int64_t r = blockIdx.x; r < a.rows; r += gridDim.x) {
-    const T* x = a.x + r * a.n;   // [n]
+    const T* x = a.x + r * a.n;                                  // [n]
+    const T* normed = a.added ? a.sum + r * a.n : x;             // [n]; a thread reads back only what it wrote
     A sum = 0, square = 0, mean = 0;
     for (int64_t j = threadIdx.x; j < a.n; j += blockDim.x) {
-      const A v = load(x + j);
+      A v = load(x + j);
+      if (a.added) {
+        const T sum = T(v + load(a.added + r * a.n + j));   // rounded before it is normed: the backward reads it back
+        a.sum[r * a.n + j] = sum;
+        v = A(sum);
+      }
       if (fits) row[j] = v;
       if (kCentred) sum += v;
       else square += v * v;
@@ -34,13 +40,13 @@ template <class T, bool kCentred> __global__ void norm_forward_kernel(const Norm
     if (kCentred) {
       mean = block_sum(sum) / A(a.n);
       for (int64_t j = threadIdx.x; j < a.n; j += blockDim.x) {
-        const A v = (fits ? row[j] : load(x + j)) - mean;
+        const A v = (fits ? row[j] : load(normed + j)) - mean;
         square += v * v;
       }
     }
-    const A rstd = 1 / sqrt(block_sum(square) / A(a.n) + a.eps);
+    const A rstd = 1 / sqrt(block_sum(square) / (a.whole ? A(1) : A(a.n)) + a.eps);
     for (int64_t j = threadIdx.x; j < a.n; j += blockDim.x) {
-      A v = ((fits ? row[j] : load(x + j)) - mean) * rstd;
+      A v = ((fits ? row[j] : load(normed + j)) - mean) * rstd;
       if (a.weight) v *= load(a.weight + j);
       if (a.bias) v += load(a.bias + j);
       store(a.y + r * a.n + j, v);
@@ -66,11 +72,12 @@ template <class T, bool kCentred> __global__ void norm_dx_kernel(const NormBackw
       d_rstd += d_h * h;             // h = (x - mean) r
     }
     d_mean = kCentred ? block_sum(d_mean) / A(a.n) : A(0);
-    d_rstd = block_sum(d_rstd) / A(a.n);
+    d_rstd = block_sum(d_rstd) / (a.whole ? A(1) : A(a.n));
     for (int64_t j = threadIdx.x; j < a.n; j += blockDim.x) {
       const A h = fits ? row[j] : (load(x + j) - mean) * rstd;
       const A d_h = fits ? row[a.n + j] : load(dy + j) * (a.weight ? load(a.weight + j) : A(1));
-      store(a.dx + r * a.n + j, rstd * (d_h - d_mean - h * d_rstd));   // h = (x - mean) r, with mean and r functions of x
+      const A d_sum = a.d_sum ? load(a.d_sum + r * a.n + j) : A(0);                          // sum = x
+      store(a.dx + r * a.n + j, rstd * (d_h - d_mean - h * d_rstd) + d_sum);                 // h = (x - mean) r, with mean and r functions of x
     }
   }
 }

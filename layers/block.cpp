@@ -25,16 +25,20 @@ Block::Block(const BlockOptions& o, Init& init) : mixer_norm(o.mixer.dim, init),
 
 int64_t Block::hidden() const { return swiglu ? swiglu->down.weight->size(1) : gelu ? gelu->down.weight->size(1) : 0; }
 
-Tensor Block::feed(const Tensor& x) const { return swiglu ? (*swiglu)((*mlp_norm)(x)) : (*gelu)((*mlp_norm)(x)); }
+Tensor Block::feed(const Tensor& normed) const { return swiglu ? (*swiglu)(normed) : (*gelu)(normed); }
 
 Tensor Block::operator()(const Tensor& x, const Pass& pass, uint64_t index) const {
-  const Tensor mixed = x + pass.dropped(mixer(mixer_norm(x), pass.segments), dropout, 2 * index + 1);
-  return mlp_norm ? mixed + pass.dropped(feed(mixed), dropout, 2 * index + 2) : mixed;
+  const Tensor mixed = pass.dropped(mixer(mixer_norm(x), pass.segments), dropout, 2 * index + 1);
+  if (!mlp_norm) return x + mixed;
+  const Tensors stream = add_rms_norm(x, mixed, *mlp_norm->weight, mlp_norm->eps);
+  return stream[0] + pass.dropped(feed(stream[1]), dropout, 2 * index + 2);
 }
 
 Tensor Block::step(const Tensor& x, MemoryState& state) const {
-  const Tensor mixed = x + mixer.step(mixer_norm(x), state);
-  return mlp_norm ? mixed + feed(mixed) : mixed;
+  const Tensor mixed = mixer.step(mixer_norm(x), state);
+  if (!mlp_norm) return x + mixed;
+  const Tensors stream = add_rms_norm(x, mixed, *mlp_norm->weight, mlp_norm->eps);
+  return stream[0] + feed(stream[1]);
 }
 
 }  // namespace ttr

@@ -30,7 +30,7 @@ struct Block {
   Block(const BlockOptions&, Init&);
   Tensor operator()(const Tensor& x, const Pass& = {}, uint64_t index = 0) const;   // index: of the block, so that each drops its own
   Tensor step(const Tensor& x, MemoryState&) const;
-  Tensor feed(const Tensor& x) const;   // mlp(norm(x)): what the feed-forward layer adds
+  Tensor feed(const Tensor& normed) const;   // what the feed-forward layer adds to the stream
   void each(auto&& f) {
     f("mixer_norm", mixer_norm), f("mixer", mixer), f("mlp_norm", mlp_norm), f("mlp", swiglu), f("mlp", gelu);
   }

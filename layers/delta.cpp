@@ -55,36 +55,43 @@ template <class T, class Place> void backward(const Saved& s, const Tensor& dy, 
   const Tensors& x = s.x;
   DeltaBackward<T> b{.size = sizes_of(x), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .decay = in<Wide<T>>(x[kDecay]),
                      .write = in<Wide<T>>(x[kWrite]), .erase = in<Wide<T>>(x[kErase]), .scale = Wide<T>(s.scale), .saved = in<Wide<T>>(s.chunks),
-                     .dy = rows<T>(dy), .d_memory_out = in<Wide<T>>(d_memory), .dq = rows<T>(d[kQ]), .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV]),
+                     .from_zero = !x[kMemory].defined(), .dy = rows<T>(dy), .d_memory_out = in<Wide<T>>(d_memory),
+                     .dq = rows<T>(d[kQ]), .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV]),
                      .d_decay = out<Wide<T>>(d[kDecay]), .d_write = out<Wide<T>>(d[kWrite]), .d_erase = out<Wide<T>>(d[kErase]),
                      .d_memory_in = out<Wide<T>>(d[kMemory])};
   if constexpr (place.cuda) must("delta", cuda::delta_backward(b, Scratch(cuda::delta_workspace(b), dy.device()), place.stream));
   else must("delta", cpu::delta_backward(b, Scratch(cpu::delta_workspace(b), dy.device())));
 }
 
-// x as in Input -> {y [B, T, H, V], memory [B, H, V, K]}.
-Tensors apply(const Tensors& x, double scale) {
+// x as in Input -> {y [B, T, H, V]}, and memory [B, H, V, K] where it is wanted.
+Tensors apply(const Tensors& x, double scale, bool want_memory) {
   const DeltaSizes n = sizes_of(x);
   const Options wide_options{wide(x[kQ].dtype()), x[kQ].device()};
   Tensor y = empty({n.batch, n.tokens, n.heads, n.value_dim}, like(x[kQ]));
-  Tensor memory = empty({n.batch, n.heads, n.value_dim, n.key_dim}, wide_options), chunks;
+  Tensor memory, chunks;
+  if (want_memory) memory = empty({n.batch, n.heads, n.value_dim, n.key_dim}, wide_options);
   if (recording() && detail::any_tracked(x)) chunks = empty({n.batch, n.heads, n.chunks(), n.value_dim, n.key_dim}, wide_options);
   dispatch("delta", x[kQ], [&]<class T>(auto place) { forward<T>(x, scale, y, memory, chunks, place); });
-  if (!chunks.defined()) return {y, memory};
+  const Tensors answers = want_memory ? Tensors{y, memory} : Tensors{y};
+  if (!chunks.defined()) return answers;
   Tensors plain;
   for (const Tensor& t : x) plain.push_back(t.defined() ? detach(t) : t);
   return kernel_op(
-      "delta", {y, memory}, x, Saved{std::move(plain), chunks, scale},
-      [](const Saved& s, const Sweep& sweep) {
+      "delta", answers, x, Saved{std::move(plain), chunks, scale},
+      [want_memory](const Saved& s, const Sweep& sweep) {
         Tensors d(kInputs);
         for (int i = 0; i < kInputs; ++i)
           if (sweep.needs(i)) d[size_t(i)] = empty(s.x[size_t(i)].shape(), like(s.x[size_t(i)]));
         const DeltaSizes n = sizes_of(s.x);
         const Tensor dy = sweep.dy(0).defined() ? sweep.dy(0) : zeros({n.batch, n.tokens, n.heads, n.value_dim}, like(s.x[kQ]));
-        dispatch("delta", s.x[kQ], [&]<class T>(auto place) { backward<T>(s, dy, sweep.dy(1), d, place); });
+        dispatch("delta", s.x[kQ], [&]<class T>(auto place) { backward<T>(s, dy, want_memory ? sweep.dy(1) : Tensor(), d, place); });
         return d;
       },
-      [scale](const Tensors& inputs) { return define(inputs, scale); });
+      [scale, want_memory](const Tensors& inputs) {
+        Tensors answers = define(inputs, scale);
+        if (!want_memory) answers.pop_back();
+        return answers;
+      });
 }
 
 // -- which recipes it says ---------------------------------------------------------------------------------------------------------------------
@@ -137,7 +144,7 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   const Tensor q = normed_keys(a.slots.at("q"), r.reading()), k = normed_keys(a.slots.at("k"), r.reading());
   Coefficients c = coefficients(r, a, k, p.heads);
   if (p.segments && p.tokens > 1) {   // where a document starts the memory is forgotten whole: decay 0, nothing to erase
-    const Tensor id = cast(a.segments, Dtype::f32);
+    const Tensor id = cast(documents_of(a.segments), Dtype::f32);   // counted from 0, so exact
     const Tensor same = equal(slice(id, 1, 1, p.tokens), slice(id, 1, 0, p.tokens - 1));           // [B, T-1]
     const Tensor goes_on = reshape(concat({ones({p.batch, 1}, like(same)), same}, 1), {p.batch, p.tokens, 1});
     const Tensor mask = cast(broadcast_to(goes_on, c.write.shape()), dtype), nothing = zeros(c.write.shape(), like(c.write));
@@ -155,7 +162,7 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
     const Tensor start = cast(a.slots.at("initial_memory"), dtype);
     memory = broadcast_to(reshape(start, start.shape().insert(0, 1)), start.shape().insert(0, p.batch));
   }
-  const Tensors found = apply({q, k, a.slots.at("v"), c.decay, c.write, c.erase, memory}, r.reading().scale.at(p.key_dim));
+  const Tensors found = apply({q, k, a.slots.at("v"), c.decay, c.write, c.erase, memory}, r.reading().scale.at(p.key_dim), a.want_state);
   Answer answer{found[0], {}};
   if (a.want_state) answer.state = {{"memory", found[1]}, {"position", position_state(position_of(a.state) + p.tokens)}};
   return answer;
@@ -163,7 +170,8 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
 
 double flops(const Recipe&, const Problem& p) {   // of the chunk form, triangles counted once
   const double k = double(p.key_dim), v = double(p.value_dim), c = double(std::min<int64_t>(kDeltaChunk, p.tokens));
-  const double forward = 6 * k * v + c * (2 * k + 2 * v), backward = 14 * k * v + c * (6 * k + 5 * v);
+  const double memory = p.tokens > kDeltaChunk || p.want_state ? k * v : 0;   // one chunk from nothing to nowhere never touches it
+  const double forward = 6 * memory + c * (2 * k + 2 * v), backward = 14 * memory + c * (6 * k + 5 * v);
   return double(p.batch * p.tokens * p.heads) * (forward + (p.training ? backward : 0));
 }
 double bytes(const Recipe&, const Problem& p) {   // q, k, v, y and two gates; in the backward those again with dy, and dq, dk, dv and the gates out

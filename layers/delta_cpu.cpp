@@ -164,6 +164,7 @@ template <class T> TTR_SIMD_INLINE void forward_head(const DeltaForward<T>& a, T
   for (int64_t chunk = 0; chunk < n.chunks(); ++chunk) {
     const int64_t t0 = chunk * C, c = std::min(C, n.tokens - t0);
     const int64_t gate = (b * n.tokens + t0) * H + h;
+    const bool empty = chunk == 0 && !a.memory_in;   // M0 = 0: nothing is read from it
     if (a.saved) std::copy_n(m.memory, V * K, a.saved + ((b * H + h) * n.chunks() + chunk) * V * K);
     load_gates(g, m.between, a.decay ? a.decay + gate : nullptr, a.write + gate, a.erase + gate, H, c);
     for (int64_t r = 0; r < c; ++r) {
@@ -181,16 +182,20 @@ template <class T> TTR_SIMD_INLINE void forward_head(const DeltaForward<T>& a, T
       for (int64_t s = 0; s < c; ++s) A[s] *= a.scale * now[s];
     }
 
-    gemm<T>(false, true, 2 * c, V, K, T(1), m.x, K, m.memory, K, T(0), m.hy, V);        // [K; Q] M0^T
+    if (!empty) gemm<T>(false, true, 2 * c, V, K, T(1), m.x, K, m.memory, K, T(0), m.hy, V);   // [K; Q] M0^T
     for (int64_t r = 0; r < c; ++r) {
       const T* __restrict v = row(a.v, n, b, t0 + r, value_head, V);
       T* __restrict ur = u + r * V;
       const T write = g.write[r], erased = g.erase[r] * g.before[r];
+      if (empty) {
+        scaled_copy(ur, v, write, V);
+        continue;
+      }
       for (int64_t i = 0; i < V; ++i) ur[i] = write * v[i] - erased * ur[i];
       scaled_copy(row(a.y, n, b, t0 + r, h, V), m.hy + (c + r) * V, a.scale * g.since[r], V);
     }
     solve(m.pair, u, c, V);
-    gemm<T>(false, false, c, V, c, T(1), m.pair + c * C, C, u, V, T(1), row(a.y, n, b, t0, h, V), a.y.token_stride);   // Y += A U
+    gemm<T>(false, false, c, V, c, T(1), m.pair + c * C, C, u, V, T(empty ? 0 : 1), row(a.y, n, b, t0, h, V), a.y.token_stride);   // Y += A U
 
     if (t0 + c == n.tokens && !a.memory_out) return;
     for (int64_t r = 0; r < c; ++r) scale_row(u + r * V, g.rest[r], V);
@@ -218,6 +223,8 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
     const int64_t t0 = chunk * C, c = std::min(C, n.tokens - t0);
     const int64_t gate = (b * n.tokens + t0) * H + h;
     const T* const memory = a.saved + ((b * H + h) * n.chunks() + chunk) * V * K;
+    const bool empty = chunk == 0 && a.from_zero;                                // M0 = 0: what is multiplied by it is left out
+    const bool unread = chunk == n.chunks() - 1 && !a.d_memory_out;             // dM_C = 0: likewise
     T* const dR = m.z;
     T* const dy = m.z + c * V;
     load_gates(g, m.between, a.decay ? a.decay + gate : nullptr, a.write + gate, a.erase + gate, H, c);
@@ -239,24 +246,26 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
       for (int64_t s = 0; s < c; ++s) N[s] = kk[s] * (g.erase[r] * last[s]);
       for (int64_t s = 0; s < c; ++s) A[s] = qk[s] * now[s];
     }
-    gemm<T>(false, true, c, V, K, T(1), m.x, K, memory, K, T(0), m.u, V);
+    if (!empty) gemm<T>(false, true, c, V, K, T(1), m.x, K, memory, K, T(0), m.u, V);
     for (int64_t r = 0; r < c; ++r) {
       const T* __restrict v = row(a.v, n, b, t0 + r, value_head, V);
       T* __restrict ur = m.u + r * V;
       const T write = g.write[r], erased = g.erase[r] * g.before[r];
-      for (int64_t i = 0; i < V; ++i) ur[i] = write * v[i] - erased * ur[i];
+      if (empty) scaled_copy(ur, v, write, V);
+      else for (int64_t i = 0; i < V; ++i) ur[i] = write * v[i] - erased * ur[i];
     }
     solve(m.pair, m.u, c, V);
 
-    gemm<T>(false, true, c, V, K, T(1), m.x, K, m.adjoint, K, T(0), dR, V);
-    for (int64_t s = 0; s < c; ++s) {
+    if (!unread) gemm<T>(false, true, c, V, K, T(1), m.x, K, m.adjoint, K, T(0), dR, V);
+    else std::fill_n(acc, c, T(0));
+    for (int64_t s = 0; s < c && !unread; ++s) {
       acc[s] = dot(m.u + s * V, dR + s * V, V);  // M_C = since M0 + (rest U)^T K, for rest
       scale_row(dR + s * V, g.rest[s], V);                                                          // M_C = since M0 + (rest U)^T K, for U
     }
-    gemm<T>(true, false, c, V, c, T(1), m.pair + c * C, C, dy, V, T(1), dR, V);                     // Y = scale since (Q M0^T) + A U, for U
+    gemm<T>(true, false, c, V, c, T(1), m.pair + c * C, C, dy, V, T(unread ? 0 : 1), dR, V);        // Y = scale since (Q M0^T) + A U, for U
     solve_transposed(m.pair, dR, c, V);                                                             // (I + N) U = R
     gemm<T>(false, true, 2 * c, c, V, T(1), m.z, V, m.u, V, T(0), m.outer, C);                      // (I + N) U = R, for -N;  Y, for A
-    gemm<T>(false, false, 2 * c, K, V, T(1), m.z, V, memory, K, T(0), m.e, K);                      // R = w V - e before (K M0^T);  Y
+    if (!empty) gemm<T>(false, false, 2 * c, K, V, T(1), m.z, V, memory, K, T(0), m.e, K);          // R = w V - e before (K M0^T);  Y
 
     for (int64_t r = 0; r < c; ++r) {
       const T* __restrict v = row(a.v, n, b, t0 + r, value_head, V);
@@ -267,6 +276,10 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
         else add_scaled(to, d, g.write[r], V);  // R = w V - ..., the next head of the group
       }
       if (a.d_write) a.d_write[gate + r * H] = dot(v, d, V);                                        // R = w V - e before (K M0^T), for w
+      if (empty) {
+        hk[r] = hq[r] = 0;
+        continue;
+      }
       hk[r] = dot(m.x + r * K, m.e + r * K, K);
       hq[r] = dot(m.x + (c + r) * K, m.e + (c + r) * K, K);
       scale_row(m.e + r * K, -g.erase[r] * g.before[r], K);                                         // R = w V - e before (K M0^T), for K
@@ -275,7 +288,7 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
 
     // Row by row from the last: D_rs = a_r D_{r-1,s} and since_r = a_r before_r are differentiated as the recurrences they are.
     std::fill_n(carry, C, T(0));
-    since_adjoint = a.d_decay ? dot(memory, m.adjoint, V * K) : T(0);                               // M_C = since M0 + (rest U)^T K
+    since_adjoint = a.d_decay && !empty && !unread ? dot(memory, m.adjoint, V * K) : T(0);          // M_C = since M0 + (rest U)^T K
     for (int64_t r = c - 1; r >= 0; --r) {
       const T* __restrict last = m.between + r * C;
       const T* __restrict now = last + C;
@@ -299,16 +312,18 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
     T* const dq = m.e + c * K;
     const T* const d_qk = m.outer + c * C;
     if (a.dq.at) {
-      gemm<T>(false, false, c, K, c, T(1), d_qk, C, m.x, K, T(1), dq, K);                           // q_r.k_s, for q
+      gemm<T>(false, false, c, K, c, T(1), d_qk, C, m.x, K, T(empty ? 0 : 1), dq, K);               // q_r.k_s, for q
       for (int64_t r = 0; r < c; ++r) std::copy_n(dq + r * K, K, row(a.dq, n, b, t0 + r, h, K));
     }
     if (a.dk.at) {
       // k_r.k_s acts on both of its keys: the adjoint (below the diagonal) beside its transpose (above it).
       for (int64_t r = 1; r < c; ++r)
         for (int64_t s = 0; s < r; ++s) m.outer[s * C + r] = m.outer[r * C + s];                    // N_rs = e_r D_{r-1,s} k_r.k_s
-      gemm<T>(true, false, c, K, 2 * c, T(1), m.outer, C, m.x, K, T(1), dk, K);                     // k_r.k_s and q_r.k_s, for k
-      for (int64_t s = 0; s < c; ++s) scale_row(m.u + s * V, g.rest[s], V);
-      gemm<T>(false, false, c, K, V, T(1), m.u, V, m.adjoint, K, T(1), dk, K);                      // M_C = since M0 + (rest U)^T K, for K
+      gemm<T>(true, false, c, K, 2 * c, T(1), m.outer, C, m.x, K, T(empty ? 0 : 1), dk, K);         // k_r.k_s and q_r.k_s, for k
+      if (!unread) {
+        for (int64_t s = 0; s < c; ++s) scale_row(m.u + s * V, g.rest[s], V);
+        gemm<T>(false, false, c, K, V, T(1), m.u, V, m.adjoint, K, T(1), dk, K);                    // M_C = since M0 + (rest U)^T K, for K
+      }
       for (int64_t r = 0; r < c; ++r) {
         T* to = row(a.dk, n, b, t0 + r, key_head, K);
         if (first_key) std::copy_n(dk + r * K, K, to);

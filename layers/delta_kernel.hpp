@@ -47,6 +47,7 @@ template <class T> struct DeltaBackward {
   const Wide<T>* erase = nullptr;
   Wide<T> scale = 1;
   const Wide<T>* saved = nullptr;       // [B, H, chunks, V, K] from the forward
+  bool from_zero = false;               // memory_in was null: the first of them is zero
   Rows<const T> dy;                     // [B, T, H, V]
   const Wide<T>* d_memory_out = nullptr;   // [B, H, V, K]; null: zero
   // Overwritten, never accumulated; a null pointer is a gradient nobody needs. dq, dk, dv sum over the heads that share a row.

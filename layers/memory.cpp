@@ -111,24 +111,22 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
   const int64_t B = x.size(0), T = x.size(1), n = o.recipe.reading().writes;
   const int64_t first = state ? state->position : 0;
 
-  const Tensor mixed = project(x);   // [B, T, q | k | v | gate]
-  Tensors parts(4);
-  const auto cut = [&](const Tensor& from, int begin, int end) {
-    std::vector<int64_t> sizes;
-    for (int i = begin; i < end; ++i)
-      if (widths_[i] > 0) sizes.push_back(widths_[i]);
-    const Tensors cuts = sizes.size() == 1 ? Tensors{from} : split(from, -1, sizes);
-    size_t next = 0;
-    for (int i = begin; i < end; ++i) parts[size_t(i)] = widths_[i] > 0 ? cuts[next++] : Tensor();
-  };
+  std::vector<int64_t> sizes;
+  std::vector<int> present;   // of q, k, v and the output gate
+  for (int i = 0; i < 4; ++i)
+    if (widths_[i] > 0) present.push_back(i), sizes.push_back(widths_[i]);
+  Tensors parts(4), made = ttr::project(x, *project.weight, sizes);
+  for (size_t i = 0; i < present.size(); ++i) parts[size_t(present[i])] = std::move(made[i]);
   if (conv) {
-    const int64_t wet = conv->weight->size(0), dry = mixed.size(2) - wet;
-    const int stop = around.conv_value ? 3 : 2;
-    const Tensors halves = dry > 0 ? split(mixed, -1, {wet, dry}) : Tensors{mixed};
-    cut(state ? conv->step(halves[0], state->past) : (*conv)(halves[0], segments), 0, stop);
-    if (dry > 0) cut(halves[1], stop, 4);
-  } else {
-    cut(mixed, 0, 4);
+    Tensors wet;
+    const auto each_wet = [&](auto&& f) {
+      for (int i = 0; i < (around.conv_value ? 3 : 2); ++i)
+        if (widths_[i] > 0) f(parts[size_t(i)]);
+    };
+    each_wet([&](Tensor& part) { wet.push_back(part); });
+    wet = state ? conv->step(wet, state->past) : (*conv)(wet, segments);
+    size_t next = 0;
+    each_wet([&](Tensor& part) { part = wet[next++]; });
   }
 
   Asked asked{{}, parts[3]};
@@ -165,7 +163,7 @@ Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* st
     state->position += x.size(1);
   }
   Tensor y = output_norm ? (*output_norm)(answer.y) : answer.y;
-  if (asked.gate.defined()) y = y * silu(reshape(asked.gate, y.shape()));
+  if (asked.gate.defined()) y = gated(y, reshape(asked.gate, y.shape()));
   return output(reshape(y, {y.size(0), y.size(1), y.size(2) * y.size(3)}));
 }
 

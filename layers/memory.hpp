@@ -1,6 +1,6 @@
 // MemoryLayer: a recipe as a layer of a network. Its projections are generated from the recipe's slots, so an ingredient of yours needs
 // nothing here.
-//   x [B, T, D] -> q [B, T, H, K], k [B, nT, Hk, K], v [B, nT, Hv, V]   one product, then convolution, norm and rotation where asked for
+//   x [B, T, D] -> q [B, T, H, K], k [B, nT, Hk, K], v [B, nT, Hv, V]   by one weight, then convolution, norm and rotation where asked for
 //               -> every other slot a token or a head                  gate.hpp
 //               -> y [B, T, H, V] by the recipe's plan -> norm, gate -> W_out [D, H V] -> [B, T, D]
 #pragma once

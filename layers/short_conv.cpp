@@ -9,6 +9,19 @@ namespace {
 // x_{t-j}, zeros before the first token: [B, T, D]
 Tensor delayed(const Tensor& x, int64_t j) { return j == 0 ? x : slice(pad(x, 1, j, 0), 1, 0, x.size(1)); }
 
+// The convolution with nothing read across documents: x [B, T, D], w [D, W], segments [B, T] -> [B, T, D]
+Tensor within_documents(const Tensor& x, const Tensor& w, const Tensor& segments) {
+  const Tensor ids = cast(reshape(segments, {x.size(0), x.size(1), 1}), Dtype::f64);
+  const Tensor follows = cast(equal(ids, delayed(ids, 1)), x.dtype());   // 1 where the token before is of the same document
+  Tensor y, reaches = ones(follows.shape(), like(x));                    // 1 where all of the last j tokens are
+  for (int64_t j = 0; j < w.size(1); ++j) {
+    if (j > 0) reaches = reaches * delayed(follows, j - 1);
+    const Tensor tap = delayed(x, j) * reaches * reshape(slice(w, 1, j, j + 1), {x.size(2)});
+    y = y.defined() ? y + tap : tap;
+  }
+  return y;
+}
+
 }  // namespace
 
 ShortConv::ShortConv(const ShortConvOptions& o, Init& init) {
@@ -17,25 +30,29 @@ ShortConv::ShortConv(const ShortConvOptions& o, Init& init) {
   weight = init.uniform({o.dim, o.width}, -bound, bound);
 }
 
-Tensor ShortConv::operator()(const Tensor& x, const Tensor& segments) const {
-  if (!segments.defined()) return silu(causal_conv(x, *weight));
-  const Tensor ids = cast(reshape(segments, {x.size(0), x.size(1), 1}), Dtype::f64);
-  const Tensor follows = cast(equal(ids, delayed(ids, 1)), x.dtype());   // 1 where the token before is of the same document
-  Tensor y, reaches = ones(follows.shape(), like(x));                    // 1 where all of the last j tokens are
-  for (int64_t j = 0; j < weight->size(1); ++j) {
-    if (j > 0) reaches = reaches * delayed(follows, j - 1);
-    const Tensor tap = delayed(x, j) * reaches * reshape(slice(*weight, 1, j, j + 1), {x.size(2)});
-    y = y.defined() ? y + tap : tap;
+Tensor ShortConv::operator()(const Tensor& x, const Tensor& segments) const { return (*this)(Tensors{x}, segments)[0]; }
+
+Tensors ShortConv::operator()(const Tensors& parts, const Tensor& segments) const {
+  Tensors ys;
+  int64_t row = 0;
+  for (const Tensor& x : parts) {
+    const int64_t channels = x.size(2);
+    const Tensor w = channels == weight->size(0) ? *weight : slice(*weight, 0, row, row + channels);
+    ys.push_back(silu(segments.defined() ? within_documents(x, w, segments) : causal_conv(x, w)));
+    row += channels;
   }
-  return silu(y);
+  return ys;
 }
 
-Tensor ShortConv::step(const Tensor& x, Tensor& past) const {
+Tensors ShortConv::step(const Tensors& parts, Tensor& past) const {
+  const Tensor x = parts.size() == 1 ? parts[0] : concat(parts, 2);
   const int64_t before = weight->size(1) - 1;
   if (!past.defined()) past = zeros({x.size(0), before, x.size(2)}, like(x));
   const Tensor y = silu(causal_conv(x, *weight, {}, past));
   past = x.size(1) >= before ? slice(x, 1, x.size(1) - before, x.size(1)) : concat({slice(past, 1, x.size(1), before), x}, 1);
-  return y;
+  std::vector<int64_t> sizes;
+  for (const Tensor& part : parts) sizes.push_back(part.size(2));
+  return sizes.size() == 1 ? Tensors{y} : split(y, 2, sizes);
 }
 
 }  // namespace ttr

@@ -16,11 +16,7 @@ struct SwiGLU {
   SwiGLU() = default;
   SwiGLU(const FeedForwardOptions& o, Init& init)
       : gate_up({.in = o.dim, .out = 2 * o.hidden}, init), down({.in = o.hidden, .out = o.dim, .deviation = o.output_deviation}, init) {}
-  Tensor operator()(const Tensor& x) const {
-    const int64_t hidden = down.weight->size(1);
-    const Tensors parts = split(gate_up(x), -1, {hidden, hidden});
-    return down(silu(parts[0]) * parts[1]);
-  }
+  Tensor operator()(const Tensor& x) const { return down(swiglu(gate_up(x))); }
   void each(auto&& f) { f("gate_up", gate_up), f("down", down); }
   Linear gate_up, down;
 };

@@ -123,9 +123,14 @@ TEST_SUITE("modules") {
       Tensor past;
       Tensors ys;
       int64_t at = 0;
-      for (const int64_t n : sizes) ys.push_back(conv.step(slice(x, 1, at, at + n), past)), at += n;
+      for (const int64_t n : sizes) ys.push_back(conv.step({slice(x, 1, at, at + n)}, past)[0]), at += n;
       CHECK(worst(concat(ys, 1), loops(false)) < 1e-14);
     }
+    const Tensors parts = split(x, 2, {1, 2});   // the same channels in two tensors
+    CHECK(worst(concat(conv(parts), 2), loops(false)) < 1e-14);
+    CHECK(worst(concat(conv(parts, segments), 2), loops(true)) < 1e-14);
+    Tensor past;
+    CHECK(worst(concat(conv.step(parts, past), 2), loops(false)) < 1e-14);
   }
 
   TEST_CASE("gates stay in their range and start at the slot's value") {

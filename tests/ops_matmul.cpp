@@ -73,6 +73,30 @@ TEST_SUITE("ops_matmul") {
     CHECK(worst(d[1], std::vector<double>(8, 0.0)) == 0);
   }
 
+  TEST_CASE("project is the product, cut: values, gradients of every subset of its parts, order 2") {
+    const std::vector<int64_t> sizes{3, 1, 4};
+    const Tensor x = random_tensor({2, 5, 6}, 1), w = random_tensor({8, 6}, 2);
+    const Tensors ys = project(x, w, sizes), want = split(matmul(x, w, false, true), -1, sizes);
+    REQUIRE(ys.size() == 3);
+    for (size_t i = 0; i < 3; ++i) CHECK(worst(ys[i], want[i]) < 1e-14);
+    for (int subset = 1; subset < 8; ++subset) {
+      CAPTURE(subset);
+      const auto some = [&](const Tensors& parts) {
+        Tensors kept;
+        for (int i = 0; i < 3; ++i)
+          if (subset >> i & 1) kept.push_back(parts[size_t(i)] * double(i + 1));
+        return concat(kept, 2);
+      };
+      const auto f = [&](const Tensors& in) { return some(project(in[0], in[1], sizes)); };
+      const auto cut = [&](const Tensors& in) { return some(split(matmul(in[0], in[1], false, true), -1, sizes)); };
+      const Tensors d = gradients(f, {x, w}), expected = gradients(cut, {x, w});
+      for (size_t i = 0; i < 2; ++i) CHECK(worst(d[i], expected[i]) < 1e-14);
+      CHECK(check(f, {x, w}).within(1e-7));
+    }
+    CHECK(message([&] { project(x, w, {3, 4}); }) ==
+          "[project] weight is [8, 6], needs [7, 6]: as many rows as the sizes add up to, a column for each of x [2, 5, 6]");
+  }
+
   TEST_CASE("errors name both shapes") {
     CHECK(message([] { matmul(zeros({2, 3}), zeros({4, 5})); }) == "[matmul] inner size of a [2, 3] is 3, needs 4 as in b [4, 5]; transpose one operand");
     CHECK(message([] { matmul(zeros({2, 3}), zeros({4, 3}), true, true); }) ==

@@ -131,6 +131,40 @@ TEST_SUITE("ops_norm") {
     const Tensor x = random_tensor({4, 6}, 1);
     CHECK(worst(sum(square(l2_norm(x, 0)), -1), std::vector<double>(4, 1.0)) < 1e-14);
     CHECK(check([](const Tensors& x) { return l2_norm(x[0], 1e-2); }, {x}).within(1e-8));
+    CHECK(kernel_against_define([](const Tensors& x) { return l2_norm(x[0], 1e-2); }, {x}) < 1e-14);
+    CHECK(worst(l2_norm(x, 0.5), x * rsqrt(sum(square(x), -1, true) + 0.5)) < 1e-14);
+  }
+
+  TEST_CASE("add_rms_norm is a sum and its norm, in one pass and in its derivatives") {
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32})
+      for (const int64_t n : kSizes) {
+        CAPTURE(n);
+        const Tensor x = random_tensor({3, 2, n}, 1, dtype), y = random_tensor({3, 2, n}, 2, dtype), w = random_tensor({n}, 3, dtype);
+        const Tensors both = add_rms_norm(x, y, w);
+        CHECK(worst(both[0], x + y) == 0);
+        CHECK(worst(both[1], rms_norm(x + y, w)) < tolerance(dtype, 1e-14, 1e-6));
+        for (const int outputs : {1, 2, 3}) {   // only the sum flows on, only the norm, both
+          CAPTURE(outputs);
+          const auto f = [&](const Tensors& in) {
+            const Tensors out = add_rms_norm(in[0], in[1], in[2]);
+            return outputs == 1 ? out[0] : outputs == 2 ? out[1] : out[0] * out[1];
+          };
+          const auto apart = [&](const Tensors& in) {
+            const Tensor sum = in[0] + in[1], normed = rms_norm(sum, in[2]);
+            return outputs == 1 ? sum + 0.0 * sum_to(in[2], {}) : outputs == 2 ? normed : sum * normed;
+          };
+          const Tensors d = gradients(f, {x, y, w}), want = gradients(apart, {x, y, w});
+          for (size_t i = 0; i < 3; ++i)
+            if (i < 2 || outputs > 1) CHECK(worst(d[i], want[i]) < tolerance(dtype, 1e-13, 2e-5));
+        }
+        if (dtype == Dtype::f64 && n < 20) {
+          const auto all = [](const Tensors& in) { return concat(add_rms_norm(in[0], in[1], in[2]), 0); };
+          CHECK(check(all, {x, y, w}).within(1e-7));
+        }
+      }
+    CHECK(message([] { add_rms_norm(ones({2, 3}), ones({2, 4}), ones({3})); }) ==
+          "[add_rms_norm] y is [2, 4], needs the shape of x [2, 3], at least one axis");
+    CHECK(message([] { add_rms_norm(ones({2, 3}), ones({2, 3}), {}); }) == "[add_rms_norm] weight is undefined, needs [3]; give ones for no scale");
   }
 
   TEST_CASE("no rows") {

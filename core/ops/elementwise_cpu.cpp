@@ -66,8 +66,6 @@ TTR_SIMD_INLINE float fast_tanh(float x) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(y) | (std::bit_cast<uint32_t>(x) & 0x80000000u));
 }
 
-TTR_SIMD_INLINE float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
-
 // log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x| in [0, 1]; log(1 + u) = 2 artanh s, s = u / (2 + u) <= 1/3: a series without cancellation.
 TTR_SIMD_INLINE float fast_softplus(float x) {
   const float size = std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0x7fffffffu);

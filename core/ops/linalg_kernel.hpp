@@ -9,6 +9,7 @@ struct Product {
   int64_t batch = 1, m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   int64_t stride_a = 0, stride_b = 0;
+  bool accumulate = false;   // C += instead
 };
 
 namespace cpu {   // T: float, double

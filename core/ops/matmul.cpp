@@ -1,6 +1,8 @@
 // Matrix products of tensors: C = op(A) op(B) over the last two axes, leading axes equal or absent on one side.
 //   A [..., m, k] (stored [..., k, m] when transpose_a), B [..., k, n] (stored [..., n, k] when transpose_b), C [..., m, n]
 // No transpose is ever materialised: every derivative is again one product of stored operands.
+#include <algorithm>
+#include <numeric>
 #include <ttr/core/dispatch.hpp>
 #include <ttr/core/op.hpp>
 #include <ttr/core/ops.hpp>
@@ -10,6 +12,7 @@ namespace ttr {
 namespace {
 
 constexpr const char* kWhere = "matmul";
+struct Nothing {};
 
 Shape leading(const Shape& s) { return Shape(std::span<const int64_t>(s.begin(), size_t(s.rank() - 2))); }
 
@@ -28,18 +31,14 @@ Tensor contract(const Tensor& x, const Tensor& y, bool transpose_x, bool transpo
   return sum_leading(matmul(x, y, transpose_x, transpose_y));
 }
 
-Tensor product(const Tensor& a, const Tensor& b, bool ta, bool tb) {   // unrecorded; operands were checked
+// c (+)= op(a) op(b); unrecorded; operands were checked
+void multiply(Tensor& c, const Tensor& a, const Tensor& b, bool ta, bool tb, bool accumulate = false) {
   const bool shared_a = a.rank() == 2 && b.rank() > 2, shared_b = b.rank() == 2 && a.rank() > 2;
   Product p;
   p.m = a.size(ta ? -1 : -2), p.k = a.size(ta ? -2 : -1), p.n = b.size(tb ? -2 : -1);
-  p.transpose_a = ta, p.transpose_b = tb;
-  const Shape batch = leading(shared_a ? b.shape() : a.shape());
-  p.batch = batch.count();
-  Shape shape = batch;
-  shape.push_back(p.m);
-  shape.push_back(p.n);
-  Tensor c = empty(shape, like(a));
-  if (c.count() == 0) return c;
+  p.transpose_a = ta, p.transpose_b = tb, p.accumulate = accumulate;
+  p.batch = leading(shared_a ? b.shape() : a.shape()).count();
+  if (c.count() == 0) return;
   if (shared_b && !ta) p.m *= p.batch, p.batch = 1;   // [(... m), k] x [k, n]: one product
   p.stride_a = shared_a ? 0 : p.m * p.k;
   p.stride_b = shared_b ? 0 : p.k * p.n;
@@ -51,6 +50,14 @@ Tensor product(const Tensor& a, const Tensor& b, bool ta, bool tb) {   // unreco
     if constexpr (place.cuda) must(kWhere, cuda::matmul<T>(p, in<T>(a), in<T>(b), out<T>(c), place.stream));
     else must(kWhere, cpu::matmul<T>(p, in<T>(a), in<T>(b), out<T>(c)));
   });
+}
+
+Tensor product(const Tensor& a, const Tensor& b, bool ta, bool tb) {
+  Shape shape = leading(a.rank() == 2 && b.rank() > 2 ? b.shape() : a.shape());
+  shape.push_back(a.size(ta ? -1 : -2));
+  shape.push_back(b.size(tb ? -2 : -1));
+  Tensor c = empty(shape, like(a));
+  multiply(c, a, b, ta, tb);
   return c;
 }
 
@@ -84,6 +91,44 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool ta, bool tb) {
     }
     return d;
   });
+}
+
+Tensors project(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes) {
+  constexpr const char* kHere = "project";
+  if (x.rank() < 2) throw refuse(kHere, "x is {}, needs at least two axes [..., m, k]; reshape a vector to a row", to_string(x.shape()));
+  same_kind(kHere, x, weight);
+  const int64_t k = x.size(-1);
+  const int64_t n = std::accumulate(sizes.begin(), sizes.end(), int64_t(0));
+  if (weight.rank() != 2 || weight.size(1) != k || weight.size(0) != n)
+    throw refuse(kHere, "weight is {}, needs [{}, {}]: as many rows as the sizes add up to, a column for each of x {}", to_string(weight.shape()), n, k,
+                 to_string(x.shape()));
+  if (sizes.size() == 1) return {matmul(x, weight, false, true)};
+  const auto rows_at = [sizes](const Tensor& w, size_t i) {   // [sizes[i], k] of w
+    return window(w, std::accumulate(sizes.begin(), sizes.begin() + long(i), int64_t(0)) * w.size(1), {sizes[i], w.size(1)});
+  };
+  Tensors ys;
+  for (size_t i = 0; i < sizes.size(); ++i) ys.push_back(product(x, rows_at(weight, i), false, true));
+  return kernel_op(
+      kHere, ys, {x, weight}, Nothing{},
+      [=](const Nothing&, const Sweep& s) {
+        Tensors d(2);
+        if (s.needs(0)) {
+          d[0] = empty(s.x(0).shape(), like(s.x(0)));
+          bool first = true;
+          for (size_t i = 0; i < sizes.size(); ++i)
+            if (s.dy(int(i)).defined()) multiply(d[0], s.dy(int(i)), rows_at(s.x(1), i), false, false, !std::exchange(first, false));   // y_i = x W_i^T
+        }
+        if (s.needs(1)) {
+          const bool whole = std::all_of(s.dys().begin(), s.dys().end(), [](const Tensor& dy) { return dy.defined(); });
+          d[1] = whole ? empty(s.x(1).shape(), like(s.x(1))) : zeros(s.x(1).shape(), like(s.x(1)));
+          for (size_t i = 0; i < sizes.size(); ++i) {
+            Tensor part = rows_at(d[1], i);
+            if (s.dy(int(i)).defined()) multiply(part, rows_of(s.dy(int(i))), rows_of(s.x(0)), true, false);   // y_i = x W_i^T
+          }
+        }
+        return d;
+      },
+      [sizes](const Tensors& inputs) { return split(matmul(inputs[0], inputs[1], false, true), -1, sizes); });
 }
 
 }  // namespace ttr

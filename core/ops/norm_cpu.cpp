@@ -19,11 +19,17 @@ template <class T> TTR_SIMD_INLINE void scale_row(int64_t n, const T* x, T mean,
   else for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * rstd;
 }
 
+template <class T> TTR_SIMD_INLINE void add_row(int64_t n, const T* x, const T* y, T* sum) {   // all [n]; sum may be x
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) sum[i] = x[i] + y[i];
+}
+
 template <bool centred, class T> TTR_SIMD_INLINE void forward_rows(const NormForward<T>& p, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     const T* x = p.x + r * p.n;   // [n]
+    if (p.added) add_row(p.n, x, p.added + r * p.n, p.sum + r * p.n), x = p.sum + r * p.n;
     const T mean = centred ? row_sum(p.n, x) / T(p.n) : T(0);
-    const T rstd = 1 / std::sqrt(row_square(p.n, x, mean) / T(p.n) + p.eps);
+    const T rstd = 1 / std::sqrt(row_square(p.n, x, mean) / (p.whole ? T(1) : T(p.n)) + p.eps);
     scale_row(p.n, x, mean, rstd, p.weight, p.bias, p.y + r * p.n);
     if (centred && p.mean) p.mean[r] = mean;
     if (p.rstd) p.rstd[r] = rstd;
@@ -44,9 +50,10 @@ TTR_SIMD_INLINE void backward_rows(const NormBackward<T>& p, int64_t begin, int6
       T* dx = p.dx + r * n;       // [n]
       const T sum_g = p.weight ? row_dot(n, dy, p.weight) : row_sum(n, dy);                  // g = dy w
       const T sum_gh = (row_dot(n, dy, x, p.weight) - mean * sum_g) * rstd;                  // h = (x - mean) r, sum g h
-      const T share = sum_gh / T(n), level = centred ? sum_g / T(n) : T(0);
+      const T share = sum_gh / (p.whole ? T(1) : T(n)), level = centred ? sum_g / T(n) : T(0);
       if (p.weight) for (int64_t i = 0; i < n; ++i) dx[i] = rstd * (dy[i] * p.weight[i] - level - (x[i] - mean) * rstd * share);   // y = (x - mean) r w
       else for (int64_t i = 0; i < n; ++i) dx[i] = rstd * (dy[i] - level - (x[i] - mean) * rstd * share);                          // y = (x - mean) r
+      if (p.d_sum) add_row(n, dx, p.d_sum + r * n, dx);                                      // sum = x
     }
     if (d_weight) for (int64_t i = 0; i < n; ++i) d_weight[i] += dy[i] * (x[i] - mean) * rstd;   // y = (x - mean) r w + b
     if (d_bias) for (int64_t i = 0; i < n; ++i) d_bias[i] += dy[i];                              // y = (x - mean) r w + b

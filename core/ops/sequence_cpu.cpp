@@ -57,19 +57,30 @@ template <class T> void tap_of(const T* weight, int64_t width, int64_t j, int64_
 
 int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
-// Pairs of one token's heads are rotated by the same angles: a, b [pairs] of one head, in two halves of the row
-template <class T> TTR_SIMD_INLINE void rotate_row(int64_t pairs, const T* __restrict c, const T* __restrict s, const T* a, const T* b, T* ya, T* yb) {
-  for (int64_t i = 0; i < pairs; ++i) {
-    const T first = a[i], second = b[i];
-    ya[i] = first * c[i] - second * s[i];
-    yb[i] = first * s[i] + second * c[i];
-  }
+// The pairs of every head that stands at one position are rotated by the same angles: c, s [pairs]. x, y start at the first head's first pair;
+// sequences lie batch_stride apart, heads 2 half apart, the second halves of the pairs half behind the first.
+template <class T>
+TTR_SIMD_INLINE void rotate_position(int64_t batch, int64_t batch_stride, int64_t heads, int64_t half, int64_t pairs, const T* __restrict c,
+                                     const T* __restrict s, const T* x, T* y) {
+  for (int64_t b = 0; b < batch; ++b, x += batch_stride, y += batch_stride)
+    for (int64_t h = 0; h < heads; ++h) {
+      const T *first = x + h * 2 * half, *second = first + half;
+      T *y_first = y + h * 2 * half, *y_second = y_first + half;
+#pragma GCC ivdep
+      for (int64_t i = 0; i < pairs; ++i) {
+        const T u = first[i], v = second[i];
+        y_first[i] = u * c[i] - v * s[i];
+        y_second[i] = u * s[i] + v * c[i];
+      }
+    }
 }
-TTR_SIMD_CLONES void rotate(int64_t pairs, const float* c, const float* s, const float* a, const float* b, float* ya, float* yb) {
-  rotate_row(pairs, c, s, a, b, ya, yb);
+TTR_SIMD_CLONES void rotate(int64_t batch, int64_t batch_stride, int64_t heads, int64_t half, int64_t pairs, const float* c, const float* s,
+                            const float* x, float* y) {
+  rotate_position(batch, batch_stride, heads, half, pairs, c, s, x, y);
 }
-TTR_SIMD_CLONES void rotate(int64_t pairs, const double* c, const double* s, const double* a, const double* b, double* ya, double* yb) {
-  rotate_row(pairs, c, s, a, b, ya, yb);
+TTR_SIMD_CLONES void rotate(int64_t batch, int64_t batch_stride, int64_t heads, int64_t half, int64_t pairs, const double* c, const double* s,
+                            const double* x, double* y) {
+  rotate_position(batch, batch_stride, heads, half, pairs, c, s, x, y);
 }
 
 }  // namespace
@@ -195,11 +206,8 @@ template <class T> Status rotary(const RotarySizes& p, const T* x, T* y) {   // 
           c[i] = T(std::cos(angle));
           s[i] = T(std::sin(angle));
         }
-        for (int64_t b = 0; b < p.batch; ++b)
-          for (int64_t h = 0; h < p.heads; ++h) {
-            const int64_t at = ((b * p.tokens + t) * p.heads + h) * p.dim + i0;
-            rotate(pairs, c, s, x + at, x + at + half, y + at, y + at + half);
-          }
+        const int64_t at = t * p.heads * p.dim + i0;
+        rotate(p.batch, p.tokens * p.heads * p.dim, p.heads, half, pairs, c, s, x + at, y + at);
       }
   });
   return Status::ok;
