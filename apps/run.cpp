@@ -6,6 +6,20 @@
 #include <ttr/optim/arena.hpp>
 
 namespace ttr {
+namespace {
+
+// Before a model of these sizes is made: its embedding is in the file, and so is a tensor for every block.
+void check_sizes(const char* where, const RunConfig& c, int64_t vocab, const SafetensorsFile& file) {
+  constexpr const char* kTable = "embed.weight";
+  const std::vector<int64_t> need{vocab, c.dim};
+  if (!file.has(kTable) || file.at(kTable).shape != need)
+    throw refuse(where, "{} has no tensor {} of shape [{}, {}], needs the one that its configuration says", file.path(), kTable, vocab, c.dim);
+  if (c.blocks > int64_t(file.names().size()) || c.heads > c.dim)
+    throw refuse(where, "{} says {} blocks of {} heads and holds {} tensors, needs a tensor a block and a channel a head", file.path(), c.blocks, c.heads,
+                 file.names().size());
+}
+
+}  // namespace
 
 Run load_run(const char* where, const std::string& from, Options place) {
   namespace fs = std::filesystem;
@@ -21,6 +35,7 @@ Run load_run(const char* where, const std::string& from, Options place) {
   RunConfig config = config_of_json(found->second, path);
   config.route.clear();   // the one it was trained by need not exist here
   Tokenizer tokenizer = tokenizer_in(file);
+  check_sizes(where, config, tokenizer.vocab(), file);
   LanguageModel model = model_of(config, tokenizer.vocab(), place);
   load_parameters(model, file);
   return {path, std::move(config), std::move(tokenizer), std::move(model)};
