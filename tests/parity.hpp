@@ -298,7 +298,7 @@ inline bool summed(const std::string& name) {
 }
 constexpr double kNarrowBound = 4.0 / 256;
 // A temperature's gradient is one number a head, the sum of q . dq over all tokens and channels: terms of both signs, each dq rounded to bf16,
-// that cancel to a tenth of their size. Measured: 0.019.
+// that cancel to a tenth of their size. Measured: 0.019. So is a ridge's. Measured: 0.021.
 constexpr double kNarrowTemperatureBound = 8.0 / 256;
 // A solve multiplies rounding by its condition, by whatever way it goes. Measured: 4.6.
 constexpr double kSingleSolveMultiple = 8;
@@ -368,7 +368,7 @@ inline Tally compare_all(Device device, const std::vector<Dtype>& dtypes, std::s
                 worst = std::max(worst, error);
                 const double unsolved = whole.empty() ? 0 : 2 * error_of(whole.at(name), want.at(name));
                 if (dtype == Dtype::f64) return 1e-9 + unsolved;
-                if (dtype == Dtype::bf16) return (name == "dtemperature" || summed(name) ? kNarrowTemperatureBound : kNarrowBound) + unsolved;
+                if (dtype == Dtype::bf16) return (name == "dtemperature" || name == "dridge" || summed(name) ? kNarrowTemperatureBound : kNarrowBound) + unsolved;
                 const double usual = std::max(error_of(fold_single.at(name), want.at(name)), kSingleFloor);
                 if (!summed(name) && name != "dridge") tally.multiple = std::max(tally.multiple, (error - unsolved) / usual);
                 const double multiple = name == "dridge" ? kSingleRidgeMultiple

@@ -325,7 +325,7 @@ TEST_CASE("a batch in pieces is the batch, also when documents leave unlike numb
   const auto size = int64_t(documents.bytes.size()), first = size - size / 10;
   int64_t targets = 0;
   for (int64_t i = first; i + 1 < size; ++i) targets += documents.document_of(i) == documents.document_of(i + 1);
-  const std::string expected = "  " + std::to_string(targets) + " targets ";
+  const std::string expected = "nats per byte over " + std::to_string(targets) + " targets";
   const auto run = [&](const std::string& name, const std::string& pieces) {
     const Ran ran = ttr_run(folder, tiny(folder, {"--steps", "10", "--batch", "6", "--documents", "\n\n", "--dtype", "f64", "--accumulate", pieces, "--recipe",
                                                   "delta_net", "--out", folder / name}));
