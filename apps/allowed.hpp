@@ -22,6 +22,7 @@ template <class T> std::string wanted(const Allowed& a) {
     return text.ends_with('.') ? text.substr(0, text.size() - 1) : text;
   };
   if constexpr (std::is_same_v<T, bool>) return "true or false";
+  if constexpr (std::is_same_v<T, std::vector<std::string>>) return "a text in quotation marks, or a list of them in brackets";
   if constexpr (std::is_same_v<T, std::string>) {
     std::string all;
     for (size_t i = 0; i < a.words.size(); ++i) all += (i == 0 ? "" : i + 1 == a.words.size() ? " or " : ", ") + a.words[i];
@@ -35,6 +36,10 @@ template <class T> std::string wanted(const Allowed& a) {
 
 template <class T> bool permits(const Allowed& a, const T& value) {
   if constexpr (std::is_same_v<T, bool>) {
+    return true;
+  } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+    for (const std::string& text : value)
+      if (text.empty()) return false;
     return true;
   } else if constexpr (std::is_same_v<T, std::string>) {
     for (const std::string& word : a.words)

@@ -9,10 +9,12 @@
 #include <ttr/apps/grammar.hpp>
 #include <ttr/apps/place.hpp>
 #include <ttr/core/blas.hpp>
+#include <ttr/core/dispatch.hpp>
 #include <ttr/core/ops.hpp>
 #include <ttr/core/parallel.hpp>
 #include <ttr/layers/fold.hpp>
 #include <ttr/layers/language_model.hpp>
+#include <ttr/layers/normal_equations_kernel.hpp>
 #include <ttr/layers/plan.hpp>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/optim/trainer.hpp>
@@ -30,6 +32,8 @@ namespace {
 constexpr double kCudaBytes = 4.26e12, kCudaFlopsF32 = 60e12, kCudaFlopsBf16 = 790e12;
 
 constexpr int64_t kMatmul = 512;
+// Measured against products; scans against copies.
+constexpr const char* kProductStems[] = {"delta", "diagonal_decay", "normal_equations", "softmax_attention"};
 
 // -- rows ----------------------------------------------------------------------------------------------------------------------------------
 std::string time_text(double seconds) {
@@ -73,8 +77,10 @@ Slots drawn_slots(const Recipe& recipe, const Problem& p) {   // f64 on the CPU
     for (const Extent& e : s.shape) shape.push_back(e.at(p.key_dim, p.value_dim));
     Tensor x = normal(shape, 11, stream++, 0, 1, {Dtype::f64, cpu_device});
     if (s.name == "k") x = l2_norm(x);   // longer keys make an online learner diverge
+    const auto* exact = recipe.optimizer().ask<Exact>();
+    const bool forgets_ridge = exact && (exact->ridge == Ridge::decaying || exact->ridge == Ridge::refreshed);
     if (s.range == log_of_unit)
-      x = logsigmoid(x + 2.0);
+      x = logsigmoid(x + (forgets_ridge ? 5.0 : 2.0));   // a ridge that forgets with the memory is soon none, and f32 has no digits left
     else if (s.range == unit_interval)
       x = sigmoid(x);
     else if (s.range == positive)
@@ -215,6 +221,12 @@ void bench_fold(Table& table, const Recipe& recipe, const std::string& name) {  
             fmt::format("{:.0f} us/token", t.least * 1e6 / double(p.batch * p.tokens)));
 }
 
+// A feature map with more features than the key has channels: its own operations would be timed, and fold on its wide keys takes minutes.
+bool widens(const Recipe& recipe, int64_t key_dim) {
+  const auto* map = recipe.function().ask<LinearMap>();
+  return map && map->feature->tokens_at_once() && feature_count(map->feature, key_dim) > key_dim;
+}
+
 // What the CPU does at best: products, and bytes through main memory. A stem of matrix products has its floor in the one, a scan in the other.
 struct Rates { double flops = 0, bytes = 0; };
 
@@ -227,7 +239,7 @@ void bench_routes(Table& table, const std::string& stem, Device device, Rates cp
         const Recipe& recipe = published.recipe;
         Problem p = problem_of(device, dtype);
         p.key_dim = key_dim;
-        if (!route.accepts(recipe, p).empty()) continue;
+        if (!route.accepts(recipe, p).empty() || widens(recipe, p.key_dim)) continue;
         const auto slots = recipe.slots();
         const bool keyed = std::any_of(slots.begin(), slots.end(), [](const Slot& s) { return s.name == "k"; });
         if (key_dim != 64 && !keyed) continue;
@@ -246,6 +258,58 @@ void bench_routes(Table& table, const std::string& stem, Device device, Rates cp
                                               route.bytes(recipe, p) / t.least * 1e-9, t.least * 1e6 / tokens));
       }
     }
+}
+
+// Least squares by a factorisation and by conjugate gradients from zero: the kernels on one problem, each held against the f64 solution.
+template <class T> struct Solved {
+  std::vector<T> q, k, v, dy, y, dq, dk, dv, ridge, d_ridge, saved;
+  NormalForward<T> forward;
+  NormalBackward<T> backward;
+  Solved(const Problem& p, NormalMethod method, int64_t steps, double tolerance) {
+    const int64_t rows = p.batch * p.tokens * p.heads, K = p.key_dim, V = p.value_dim;
+    const auto drawn = [&](uint64_t stream, int64_t dim, bool key) {   // the same in every type: drawn in f32
+      Tensor x = normal({rows, dim}, 13, stream);
+      if (key) x = l2_norm(x);
+      const std::vector<double> values = x.to_vector<double>();
+      return std::vector<T>(values.begin(), values.end());
+    };
+    q = drawn(0, K, false), k = drawn(1, K, true), v = drawn(2, V, false), dy = drawn(3, V, false);
+    y = dv = v, dq = q, dk = k;
+    ridge.assign(size_t(p.heads * K), T(0.75)), d_ridge.assign(size_t(p.batch * p.heads * K), 0);
+    forward.size = {.batch = p.batch, .tokens = p.tokens, .heads = p.heads, .key_heads = p.heads, .value_heads = p.heads, .key_dim = K, .value_dim = V};
+    saved.assign(size_t(p.batch * p.heads * forward.size.chunks() * (K + V) * K), 0);
+    forward.q = {q.data(), p.heads * K}, forward.k = {k.data(), p.heads * K}, forward.v = {v.data(), p.heads * V};
+    forward.ridge = ridge.data(), forward.method = method, forward.steps = steps, forward.tolerance = T(tolerance);
+    forward.saved = saved.data(), forward.y = {y.data(), p.heads * V};
+    static_cast<NormalProblem<T>&>(backward) = forward;
+    backward.saved = saved.data(), backward.dy = {dy.data(), p.heads * V};
+    backward.dq = {dq.data(), p.heads * K}, backward.dk = {dk.data(), p.heads * K}, backward.dv = {dv.data(), p.heads * V}, backward.d_ridge = d_ridge.data();
+  }
+  void operator()() {
+    must("bench", cpu::normal_equations_forward(forward, Scratch(cpu::normal_equations_workspace(forward), cpu_device)));
+    must("bench", cpu::normal_equations_backward(backward, Scratch(cpu::normal_equations_workspace(backward), cpu_device)));
+  }
+};
+
+void bench_solvers(Table& table) {
+  const Problem p = problem_of(cpu_device, Dtype::f32);
+  Solved<double> exact(p, NormalMethod::chunk, 0, 0);
+  exact();
+  const auto off = [](const std::vector<float>& got, const std::vector<double>& want) {
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < got.size(); ++i) error += (got[i] - want[i]) * (got[i] - want[i]), norm += want[i] * want[i];
+    return std::sqrt(error / norm);
+  };
+  struct Way { const char* name; NormalMethod method; double tolerance; };
+  for (const Way& way : {Way{"mesa f32 factorised, kernels alone", NormalMethod::chunk, 0},
+                        {"mesa f32 by 30 conjugate gradient steps", NormalMethod::iterative, 0},
+                         {"mesa f32 by at most 30, until 1e-7", NormalMethod::iterative, 1e-7}}) {
+    Solved<float> solved(p, way.method, 30, way.tolerance);
+    const Timing t = timing_of(cpu_device, [&] { solved(); });
+    table.row(way.name, t, {},
+              fmt::format("off the f64 solution: y {:.1e}, dq {:.1e}, dk {:.1e}, dv {:.1e}", off(solved.y, exact.y), off(solved.dq, exact.dq),
+                          off(solved.dk, exact.dk), off(solved.dv, exact.dv)));
+  }
 }
 
 struct TextBatch {
@@ -282,15 +346,18 @@ int run_bench(const BenchOptions& o) {
   const auto wants = [&](const char* what) { return o.what == "all" || o.what == what; };
   Table table;
   if (wants("op")) bench_op(table);
-  const bool stems = wants("delta") || wants("softmax_attention"), streams = wants("scan");
+  const bool streams = wants("scan");
+  const bool stems = std::any_of(std::begin(kProductStems), std::end(kProductStems), wants);
   Rates rates;
   if (wants("matmul") || (stems && !device.is_cuda())) rates.flops = bench_matmul(table, wants("matmul")).rate;
   if (wants("copy") || (streams && !device.is_cuda())) rates.bytes = bench_copy(table);
-  for (const char* stem : {"delta", "softmax_attention", "scan"})
+  for (const char* stem : kProductStems)
     if (wants(stem)) bench_routes(table, stem, device, rates);
-  if (streams) bench_routes(table, "scan", device, rates, 16);   // the size of a published Mamba's memory
+  if (streams) bench_routes(table, "scan", device, rates), bench_routes(table, "scan", device, rates, 16);   // 16: of a published Mamba's memory
+  if (wants("normal_equations") && !device.is_cuda()) bench_solvers(table);
   if (wants("fold") || wants("delta")) bench_fold(table, recipes::gated_delta_net, "gated_delta_net");
   if (wants("fold") || wants("softmax_attention")) bench_fold(table, recipes::softmax_attention, "softmax_attention");
+  if (wants("fold") || wants("normal_equations")) bench_fold(table, recipes::mesa, "mesa");
   if (wants("fold")) bench_fold(table, recipes::titans, "titans");
   if (wants("train")) bench_train(table, device);
   if (stems || streams)

@@ -6,7 +6,8 @@
 namespace ttr {
 
 struct BenchOptions {
-  std::string what = "all", device = "cpu";   // all, or one of matmul, copy, op, delta, softmax_attention, scan, fold, train; a stem's name times its routes
+  // what: all, or one of matmul, copy, op, fold, train, or a stem, whose routes are timed
+  std::string what = "all", device = "cpu";
 };
 int run_bench(const BenchOptions&);
 

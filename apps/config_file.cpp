@@ -31,6 +31,17 @@ template <class T> bool take(const toml::node& node, T& value) {
   if constexpr (std::is_same_v<T, std::string>) {
     if (!node.is_string()) return false;
     value = **node.as_string();
+  } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+    value.clear();
+    if (node.is_string()) {
+      if (const std::string& one = **node.as_string(); !one.empty()) value.push_back(one);   // "" is none
+      return true;
+    }
+    if (!node.is_array()) return false;
+    for (const toml::node& part : *node.as_array()) {
+      if (!part.is_string()) return false;
+      value.push_back(**part.as_string());
+    }
   } else if constexpr (std::is_same_v<T, bool>) {
     if (!node.is_boolean()) return false;
     value = **node.as_boolean();

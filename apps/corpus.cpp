@@ -1,7 +1,6 @@
-// Batches from a text.
+// Tokens and batches of a run.
 #include <ttr/apps/corpus.hpp>
-#include <ttr/apps/interrupt.hpp>
-#include <ttr/core/ops.hpp>
+#include <ttr/core/error.hpp>
 #include <ttr/core/random_kernel.hpp>
 
 namespace ttr {
@@ -11,61 +10,39 @@ constexpr uint64_t kDataStream = 0x64617461;   // of the seed's random numbers, 
 
 }  // namespace
 
-Corpus::Corpus(Text text, const std::string& separator, int64_t context)
-    : context_(context), documents_(split_documents(std::move(text.bytes), separator)), text_(std::move(text)) {
+Corpus::Corpus(Text text, const RunConfig& c, std::optional<Tokenizer> tokenizer)
+    : context_(c.context), documents_(split_documents(std::move(text.bytes), c.documents)), text_(std::move(text)) {
   text_.bytes = documents_.bytes;
-  split_ = split_text(text_, context);
-}
-
-Batch Corpus::batch_of(const std::vector<int64_t>& starts, int64_t length) const {
-  std::vector<int32_t> input, target, segments;
-  for (const int64_t start : starts) {
-    int64_t document = documents_.document_of(start);
-    for (int64_t i = start; i < start + length; ++i) {
-      const auto byte = [&](int64_t at) { return int32_t(static_cast<unsigned char>(text_.bytes[size_t(at)])); };
-      const bool ends = i + 1 == documents_.ends[size_t(document)];
-      input.push_back(byte(i));
-      target.push_back(ends ? -1 : byte(i + 1));
-      segments.push_back(int32_t(document));
-      if (ends) ++document;
-    }
-  }
-  const Shape shape{int64_t(starts.size()), length};
-  return {from_vector(input, shape), from_vector(target, shape), documents() > 1 ? from_vector(segments, shape) : Tensor()};
+  split_ = split_text(text_, context_);
+  const auto bytes = int64_t(text_.bytes.size()), trained = int64_t(split_.train.size());
+  tokenizer_ = tokenizer ? std::move(*tokenizer) : Tokenizer::named(c.tokenizer, c.vocab, text_.bytes, split_.train);
+  train_ = tokens_of(tokenizer_, documents_, 0, trained);
+  validation_ = tokens_of(tokenizer_, documents_, trained, bytes);
+  if (train_.count() <= context_)
+    throw refuse("data", "training part is {} tokens, needs {} for context {}; bring more text or lower the context", train_.count(), context_ + 1,
+                 context_);
+  if (validation_.count() < 2) throw refuse("data", "validation part is {} tokens, needs at least 2; bring more text", validation_.count());
 }
 
 std::vector<Batch> Corpus::draw(uint64_t seed, int64_t cursor, int64_t rows, int64_t pieces) const {
-  const std::vector<int64_t> starts = sample_windows(int64_t(train().size()), context_, rows, 0, [&](uint64_t i) {
+  const std::vector<int64_t> starts = sample_windows(train_.count(), context_, rows, 0, [&](uint64_t i) {
     return uniform<double>({seed, kDataStream}, uint64_t(cursor) + i);
   });
   std::vector<Batch> batches;
   for (int64_t p = 0; p < pieces; ++p)
-    batches.push_back(batch_of({starts.begin() + rows * p / pieces, starts.begin() + rows * (p + 1) / pieces}, context_));
+    batches.push_back(batch_of(train_, {starts.begin() + rows * p / pieces, starts.begin() + rows * (p + 1) / pieces}, context_));
   return batches;
 }
 
-std::optional<Corpus::Score> Corpus::evaluate(const LanguageModel& model) const {
-  constexpr int64_t kTokens = 8192;   // of one forward pass
-  const Recording off(false);
-  const Device device = model.embed.weight->device();
-  const std::vector<Window> windows = validation_windows(int64_t(validation().size()), context_);
-  const size_t most = size_t(std::max<int64_t>(1, kTokens / context_));
-  Score score;
-  for (size_t at = 0; at < windows.size();) {
-    std::vector<int64_t> starts;
-    const int64_t length = windows[at].length;
-    while (at < windows.size() && windows[at].length == length && starts.size() < most)
-      starts.push_back(int64_t(train().size()) + windows[at++].start);
-    const Batch b = batch_of(starts, length);
-    Pass pass;
-    if (b.segments.defined()) pass.segments = to_device(b.segments, device);
-    score.nats += cross_entropy(model(to_device(b.input, device), pass), to_device(b.target, device), false).item();
-    for (const int32_t t : b.target.to_vector<int32_t>()) score.targets += t >= 0;
-    if (interrupted()) return {};
-  }
-  if (score.targets == 0) throw refuse("data", "the validation part has 0 targets in its {} bytes, needs some; bring longer documents", validation().size());
-  score.nats /= double(score.targets);
-  return score;
+std::string about(const Corpus& corpus) {
+  std::string text = fmt::format("text: {}; trained on the first {}, validated on the last {}", corpus.text().source, corpus.split().train.size(),
+                                 corpus.split().validation.size());
+  if (corpus.documents() > 1) text += fmt::format("; {} documents without their separators, packed", corpus.documents());
+  const Tokenizer& t = corpus.tokenizer();
+  if (!t.is_byte())
+    text += fmt::format("\ntokenizer: {}, {} tokens; {} and {} of them in the text, {:.3f} bytes each", t.kind(), t.vocab(), corpus.train().count(),
+                        corpus.validation().count(), corpus.bytes_per_token());
+  return text;
 }
 
 }  // namespace ttr

@@ -41,10 +41,14 @@ MetricsWriter::MetricsWriter(std::string path, bool append) : path_(std::move(pa
 MetricsWriter::~MetricsWriter() { std::fclose(file_); }
 
 void MetricsWriter::write(const Measured& measured) {
-  const std::string line = fmt::format(R"({{"step": {}, "loss": {}, "val_loss": {}, "lr": {}, "grad_norm": {}, "tokens_per_s": {}}})"
+  const auto or_null = [](const std::optional<double>& x) { return x ? number(*x) : std::string("null"); };
+  std::string bits;
+  if (measured.bits_per_byte)
+    bits = fmt::format(R"(, "bits_per_byte": {}, "val_bits_per_byte": {})", or_null(measured.bits_per_byte), or_null(measured.val_bits_per_byte));
+  const std::string line = fmt::format(R"({{"step": {}, "loss": {}, "val_loss": {}, "lr": {}, "grad_norm": {}, "tokens_per_s": {}{}}})"
                                        "\n",
-                                       measured.step, number(measured.loss), measured.val_loss ? number(*measured.val_loss) : "null",
-                                       number(measured.lr), number(measured.grad_norm), number(measured.tokens_per_s));
+                                       measured.step, number(measured.loss), or_null(measured.val_loss),
+                                       number(measured.lr), number(measured.grad_norm), number(measured.tokens_per_s), bits);
   if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
     throw refuse("metrics", "file {} took no more lines ({}), needs room on the disk", path_, std::strerror(errno));
   }
@@ -62,7 +66,8 @@ Metrics read_metrics(const std::string& path) {
   Metrics metrics;
   const std::pair<const char*, std::vector<double>*> fields[] = {
       {"step", &metrics.step}, {"loss", &metrics.loss},           {"val_loss", &metrics.val_loss},
-      {"lr", &metrics.lr},     {"grad_norm", &metrics.grad_norm}, {"tokens_per_s", &metrics.tokens_per_s}};
+      {"lr", &metrics.lr},     {"grad_norm", &metrics.grad_norm}, {"tokens_per_s", &metrics.tokens_per_s},
+      {"bits_per_byte", &metrics.bits_per_byte}, {"val_bits_per_byte", &metrics.val_bits_per_byte}};
   std::string line;
   for (std::int64_t at = 1; std::getline(in, line); ++at) {
     const bool torn = in.eof();   // the last line, without its newline

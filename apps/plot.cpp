@@ -104,6 +104,7 @@ Frame frame_of(const Plot& plot, int x_ticks, int y_ticks) {
   }
   if (x_low > x_high) x_low = 0, x_high = 1;
   if (y_low > y_high) y_low = 0, y_high = 1;
+  if (y_low < plot.y_most) y_high = std::min(y_high, plot.y_most);
   // A single value still needs a range around it.
   if (x_low == x_high) x_low -= 0.5, x_high += 0.5;
   if (!(y_high - y_low > 1e-12 * std::max(std::abs(y_low), std::abs(y_high)))) {
@@ -111,8 +112,8 @@ Frame frame_of(const Plot& plot, int x_ticks, int y_ticks) {
     y_low -= around, y_high += around;
   }
   // Halves before the difference: the ends of the range of a double would overflow it.
-  const double margin = 0.08 * (0.5 * y_high - 0.5 * y_low);
   frame.x_low = x_low, frame.x_high = x_high;
+  const double margin = 0.08 * (0.5 * y_high - 0.5 * y_low);
   frame.y_low = y_low - margin, frame.y_high = y_high + margin;
   frame.x_ticks = plot.log_x ? nice_log_ticks(frame.x_low, frame.x_high, x_ticks) : nice_ticks(frame.x_low, frame.x_high, x_ticks);
   frame.y_ticks = nice_ticks(frame.y_low, frame.y_high, y_ticks);

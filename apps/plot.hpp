@@ -2,6 +2,7 @@
 // Points whose x or y is not finite are left out and their neighbours joined (a validation loss is missing at most steps); on a
 // logarithmic x axis so are points at x <= 0.
 #pragma once
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -18,11 +19,18 @@ struct Line {   // a horizontal reference
   double y = 0;
 };
 
+struct Mark {   // a vertical reference, drawn where the curves reach it
+  std::string label;
+  double x = 0;
+};
+
 struct Plot {
   std::string title, x_label, y_label;   // labels carry their units: "validation loss (nats per byte)"
   std::vector<Series> series = {};
   std::vector<Line> lines = {};
+  std::vector<Mark> marks = {};
   bool log_x = false;
+  double y_most = std::numeric_limits<double>::infinity();   // curves are cut off above
 };
 
 std::string svg(const Plot& plot, int width = 800, int height = 500);   // pixels; follows the reader's light or dark theme
@@ -38,7 +46,8 @@ struct Frame {
 
   double across(double x) const;   // 0 at the left edge, 1 at the right
   double up(double y) const;       // 0 at the bottom, 1 at the top
-  bool shows(double x, double y) const;
+  bool shows(double x, double y) const;    // has a place, maybe above the edge
+  bool inside(double x, double y) const { return shows(x, y) && up(y) <= 1; }
 };
 Frame frame_of(const Plot& plot, int x_ticks, int y_ticks);   // about so many ticks
 

@@ -6,34 +6,31 @@
 #include <iterator>
 #include <utility>
 #include <fmt/core.h>
+#include <ttr/apps/utf8.hpp>
 #include <ttr/core/error.hpp>
 
 namespace ttr {
 namespace {
 
 constexpr const char* kColours[] = {"#3b82c4", "#e07b39", "#3c9d6b", "#9567c4", "#cf5566", "#2aa3a8", "#a8862e", "#7a7f8a"};
+constexpr const char* kDashes[] = {"", R"( stroke-dasharray="8 4")", R"( stroke-dasharray="2 5")"};   // for each round through the colours
 constexpr double kCharacter = 6.6;   // width of one at 12 pixels, generous
 constexpr double kLabelGap = 14;
+
+const char* dash_of(std::size_t series) { return kDashes[series / std::size(kColours) % std::size(kDashes)]; }
 
 // For XML: markup escaped, and what XML forbids (control characters, bytes that are not UTF-8) replaced.
 std::string escape(const std::string& text) {
   std::string out;
   for (std::size_t i = 0; i < text.size();) {
-    const auto byte = [&](std::size_t k) { return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u; };
-    const unsigned c = byte(0);
-    std::size_t length = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
-    unsigned code = length == 1 ? c : length == 2 ? c & 0x1f : length == 3 ? c & 0x0f : c & 0x07;
-    for (std::size_t k = 1; k < length; ++k) {
-      if ((byte(k) & 0xc0) != 0x80) length = 0;
-      code = code << 6 | (byte(k) & 0x3f);
-    }
-    const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
-    const bool forbidden = code < 0x20 || (code >= 0xd800 && code < 0xe000) || code == 0xfffe || code == 0xffff || code > 0x10ffff;
-    if (length == 0 || overlong || forbidden) {
+    const Character at = character_at(text, i);
+    if (at.bytes == 0 || at.code < 0x20 || at.code == 0xfffe || at.code == 0xffff) {
       out += "?";
       i += 1;
       continue;
     }
+    const std::size_t length = static_cast<std::size_t>(at.bytes);
+    const char c = text[i];
     if (c == '&')
       out += "&amp;";
     else if (c == '<')
@@ -113,6 +110,15 @@ std::string svg(const Plot& plot, int width, int height) {
   const double right = lines.empty() ? 28 : std::min(24 + widest_label + 10, 0.4 * width);
   const double wide = width - left - right;
 
+  // One best point is written at its place; several, which would cover each other, in the legend.
+  const auto best_of = [&](const Series& series) { return series.mark_best ? best_point(series, frame) : -1; };
+  const auto marked = std::count_if(plot.series.begin(), plot.series.end(), [&](const Series& series) { return best_of(series) >= 0; });
+  std::vector<std::string> names;
+  for (const Series& series : plot.series) {
+    const int best = best_of(series);
+    names.push_back(series.name + (marked > 1 && best >= 0 ? fmt::format(": {:.4g}", series.y[static_cast<std::size_t>(best)]) : ""));
+  }
+
   // The legend's rows, broken where the next name would not fit.
   struct Entry {
     double x;
@@ -122,8 +128,8 @@ std::string svg(const Plot& plot, int width, int height) {
   int legend_rows = 0;
   if (plot.series.size() > 1 || (plot.series.size() == 1 && !plot.series[0].name.empty())) {
     double x = left;
-    for (const Series& series : plot.series) {
-      const double needed = 26 + kCharacter * text_columns(series.name) + 18;
+    for (const std::string& name : names) {
+      const double needed = 26 + kCharacter * text_columns(name) + 18;
       if (x > left && x + needed > width - 10) x = left, ++legend_rows;
       legend.push_back({x, legend_rows});
       x += needed;
@@ -159,9 +165,9 @@ std::string svg(const Plot& plot, int width, int height) {
   for (std::size_t i = 0; i < legend.size(); ++i) {
     const double y = title_bottom + 20 * legend[i].row + 8;
     const char* colour = kColours[i % std::size(kColours)];
-    put(out, R"(<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="3" stroke-linecap="round"/>)",
-        legend[i].x + 1.5, y, legend[i].x + 18.5, y, colour);
-    put(out, R"(<text class="ink" x="{:.1f}" y="{:.1f}">{}</text>)", legend[i].x + 26, y + 4, escape(plot.series[i].name));
+    put(out, R"(<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="3" stroke-linecap="round"{}/>)",
+        legend[i].x + 1.5, y, legend[i].x + 18.5, y, colour, dash_of(i));
+    put(out, R"(<text class="ink" x="{:.1f}" y="{:.1f}">{}</text>)", legend[i].x + 26, y + 4, escape(names[i]));
   }
 
   for (std::size_t i = 0; i < frame.y_ticks.size(); ++i) {
@@ -195,6 +201,23 @@ std::string svg(const Plot& plot, int width, int height) {
     put(out, R"(<text class="soft" x="{:.1f}" y="{:.1f}">{}</text>)", left + wide + 20, placed[i] + 4, escape(lines[i].label));
   }
 
+  double label_right = -1e300;
+  std::vector<Mark> marks = plot.marks;
+  std::sort(marks.begin(), marks.end(), [](const Mark& a, const Mark& b) { return a.x < b.x; });
+  for (const Mark& mark : marks) {
+    const double across = frame.across(mark.x);
+    if (!(across >= 0 && across <= 1)) continue;
+    const double x = left + wide * across, half = kCharacter * text_columns(mark.label);
+    put(out, R"(<line class="line" x1="{0:.1f}" y1="{1:.1f}" x2="{0:.1f}" y2="{2:.1f}" stroke-dasharray="2 3"/>)", x, top, bottom);
+    if (x - half < label_right) continue;   // no two labels over each other
+    put(out, R"(<text class="soft halo" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>)", x - 4, top + 12, escape(mark.label));
+    label_right = x;
+  }
+  // What is above the top edge is hidden by a picture in the picture.
+  const bool cut = std::isfinite(plot.y_most);
+  if (cut)
+    put(out, R"(<svg x="{0:.1f}" y="{1:.1f}" width="{2:.1f}" height="{3:.1f}" viewBox="{0:.1f} {1:.1f} {2:.1f} {3:.1f}">)", left - 6, top, wide + 12,
+        high + 6);
   for (std::size_t i = 0; i < plot.series.size(); ++i) {
     std::size_t shown = 0;
     const std::string path = path_of(plot.series[i], frame, left, top, wide, high, shown);
@@ -202,16 +225,17 @@ std::string svg(const Plot& plot, int width, int height) {
     const char* colour = kColours[i % std::size(kColours)];
     const bool dense = static_cast<double>(shown) > wide / 3;
     put(out,
-        R"(<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" stroke-opacity="{}" stroke-linejoin="round" stroke-linecap="round"/>)",
-        path, colour, dense ? 1.3 : 2.2, dense ? 0.85 : 1.0);
+        R"(<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" stroke-opacity="{}" stroke-linejoin="round" stroke-linecap="round"{}/>)",
+        path, colour, dense ? 1.3 : 2.2, dense ? 0.85 : 1.0, dash_of(i));
     if (shown > 40) continue;
     for (std::size_t k = 0; k < plot.series[i].x.size(); ++k) {
-      if (!frame.shows(plot.series[i].x[k], plot.series[i].y[k])) continue;
+      if (!frame.inside(plot.series[i].x[k], plot.series[i].y[k])) continue;
       put(out, R"(<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>)", x_at(plot.series[i].x[k]), y_at(plot.series[i].y[k]), colour);
     }
   }
+  if (cut) out += "</svg>\n";
   for (std::size_t i = 0; i < plot.series.size(); ++i) {
-    const int best = plot.series[i].mark_best ? best_point(plot.series[i], frame) : -1;
+    const int best = best_of(plot.series[i]);
     if (best < 0) continue;
     const double value = plot.series[i].y[static_cast<std::size_t>(best)], where = plot.series[i].x[static_cast<std::size_t>(best)];
     const double x = x_at(where), y = y_at(value);
@@ -220,6 +244,7 @@ std::string svg(const Plot& plot, int width, int height) {
     const char* anchor = x + half > left + wide ? "end" : x - half < left ? "start" : "middle";
     put(out, R"(<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="5.5" fill="{}" stroke-width="2"/>)", x, y,
         kColours[i % std::size(kColours)]);
+    if (marked > 1) continue;
     // Above or below the point, wherever fewer points of the curves would lie under the words.
     const double begin = x - (anchor[0] == 'e' ? 2 : anchor[0] == 's' ? 0 : 1) * half, end = begin + 2 * half;
     int above = y - 24 < top ? 1 << 30 : 0, below = y + 24 > bottom ? 1 << 30 : 0;

@@ -1,5 +1,5 @@
 // A plot in characters: curves in braille (two by four dots a cell), the points of the second and later curves as marks, references as
-// dashed rows with their labels at the right, tick texts at the left and below.
+// dashed rows with their labels at the right, marks as columns, tick texts at the left and below.
 #include <ttr/apps/plot.hpp>
 #include <algorithm>
 #include <cmath>
@@ -46,9 +46,20 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
   if (width < 30 || height < 9) throw refuse("plot", "size is {} x {}, needs at least 30 x 9 characters", width, height);
   const auto paint = [&](const std::string& text, int code) { return colour ? fmt::format("\x1b[{}m{}\x1b[0m", code, text) : text; };
 
-  // Rows: title; y label and legend, in one row if they fit; the grid, the axis, the tick texts, the x label.
-  std::vector<std::string> legend;
-  int legend_columns = 0;
+  // Rows: title; y label and legend, in as many rows as they need; the grid, the axis, the tick texts, the x label.
+  struct Word {
+    std::string text;
+    int paint;   // 0: none
+  };
+  std::vector<std::vector<Word>> heads;
+  int head_columns = 0;
+  const auto add_head = [&](std::string text, int paint) {
+    text = clipped(std::move(text), width - 12);
+    if (heads.empty() || head_columns + 3 + text_columns(text) > width - 10) heads.emplace_back(), head_columns = -3;
+    head_columns += 3 + text_columns(text);
+    heads.back().push_back({std::move(text), paint});
+  };
+  if (!plot.y_label.empty()) add_head(plot.y_label, 0);
   for (std::size_t s = 0; s < plot.series.size(); ++s) {
     const Series& series = plot.series[s];
     if (plot.series.size() == 1 && series.name.empty()) break;
@@ -57,13 +68,12 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
       if (std::isfinite(series.y[i]) && (!plot.log_x || series.x[i] > 0)) best = std::min(best, series.y[i]);
     }
     const bool marked = series.mark_best && std::isfinite(best);
-    legend.push_back(clipped(
-        fmt::format("{} {}{}", kMarks[s % std::size(kMarks)], series.name, marked ? fmt::format(" (★ {:.4g})", best) : ""), width - 12));
-    legend_columns += text_columns(legend.back()) + 3;
+    add_head(fmt::format("{} {}{}", kMarks[s % std::size(kMarks)], series.name, marked ? fmt::format(" (★ {:.4g})", best) : ""),
+             kPaints[s % std::size(kPaints)]);
   }
-  const bool two_heads = !legend.empty() && !plot.y_label.empty() && text_columns(plot.y_label) + legend_columns > width - 10;
-  const int heads = !legend.empty() || !plot.y_label.empty() ? 1 + two_heads : 0;
-  const int rows = std::max(3, height - 2 - !plot.title.empty() - heads - !plot.x_label.empty());
+  const int others = 2 + !plot.title.empty() + !plot.x_label.empty();
+  heads.resize(std::min(heads.size(), static_cast<std::size_t>(std::max(1, height - others - 3))));   // the curves come first
+  const int rows = std::max(3, height - others - static_cast<int>(heads.size()));
   const Frame frame = frame_of(plot, std::max(2, width / 14), std::max(2, rows / 3));
   const std::vector<std::string> x_texts = tick_texts(frame.x_ticks), y_texts = tick_texts(frame.y_ticks);
   const auto row_of = [&](double y) { return std::clamp(static_cast<int>((1 - frame.up(y)) * rows), 0, rows - 1); };
@@ -87,6 +97,7 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
   for (std::size_t s = 0; s < plot.series.size(); ++s) {
     const Series& series = plot.series[s];
     const auto dot = [&](int x, int y) {   // dots from the top left
+      if (y < 0) return;                   // above the edge
       static constexpr unsigned kBits[4][2] = {{0x01, 0x08}, {0x02, 0x10}, {0x04, 0x20}, {0x40, 0x80}};
       Cell& at = cell(y / 4, x / 2);
       at.dots |= kBits[y % 4][x % 2];
@@ -96,18 +107,26 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
     for (std::size_t i = 0; i < series.x.size(); ++i) {
       if (!frame.shows(series.x[i], series.y[i])) continue;
       const int x = std::clamp(static_cast<int>(std::lround(frame.across(series.x[i]) * (2 * columns - 1))), 0, 2 * columns - 1);
-      const int y = std::clamp(static_cast<int>(std::lround((1 - frame.up(series.y[i])) * (4 * rows - 1))), 0, 4 * rows - 1);
+      const double down = std::max(-8.0, 1 - frame.up(series.y[i]));
+      const int y = std::min(static_cast<int>(std::lround(down * (4 * rows - 1))), 4 * rows - 1);
       const int steps = last_x < 0 ? 0 : std::max(std::abs(x - last_x), std::abs(y - last_y));
       for (int k = 1; k <= steps; ++k) dot(last_x + (x - last_x) * k / steps, last_y + (y - last_y) * k / steps);
       dot(x, y);
       last_x = x, last_y = y;
     }
   }
+  for (const Mark& mark : plot.marks) {
+    const double across = frame.across(mark.x);
+    if (!(across >= 0 && across <= 1)) continue;
+    const int column = std::clamp(static_cast<int>(across * columns), 0, columns - 1);
+    for (int row = 0; row < rows; ++row)
+      if (Cell& at = cell(row, column); at.dots == 0) at.over = "┊";
+  }
   for (std::size_t s = 1; s < plot.series.size(); ++s) {   // braille alone cannot tell curves apart without colour
     const Series& series = plot.series[s];
     int last_column = -3;
     for (std::size_t i = 0; i < series.x.size(); ++i) {
-      if (!frame.shows(series.x[i], series.y[i])) continue;
+      if (!frame.inside(series.x[i], series.y[i])) continue;
       const int column = std::clamp(static_cast<int>(frame.across(series.x[i]) * columns), 0, columns - 1);
       if (column - last_column < 3 && column >= last_column) continue;
       Cell& at = cell(row_of(series.y[i]), column);
@@ -129,18 +148,10 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
   std::string out;
   const std::string indent(static_cast<std::size_t>(margin + 2), ' ');
   if (!plot.title.empty()) out += indent + clipped(plot.title, width - margin - 2) + "\n";
-  if (heads > 0) {
-    std::string head = clipped(plot.y_label, width - margin - 2);
-    if (two_heads) {
-      out += indent + head + "\n";
-      head.clear();
-    }
-    int used = text_columns(head);
-    for (std::size_t s = 0; s < legend.size() && margin + 5 + used + text_columns(legend[s]) <= width; ++s) {
-      used += 3 + text_columns(legend[s]);
-      head += (head.empty() ? "" : "   ") + paint(legend[s], kPaints[s % std::size(kPaints)]);
-    }
-    out += indent + head + "\n";
+  for (const std::vector<Word>& head : heads) {
+    out += indent;
+    for (std::size_t i = 0; i < head.size(); ++i) out += (i == 0 ? "" : "   ") + (head[i].paint ? paint(head[i].text, head[i].paint) : head[i].text);
+    out += "\n";
   }
   for (int row = 0; row < rows; ++row) {
     std::string tick;
@@ -158,7 +169,7 @@ std::string terminal(const Plot& plot, int width, int height, bool colour) {
     for (int column = 0; column < columns; ++column) {
       const Cell& at = cell(row, column);
       if (!at.over.empty())
-        text += paint(at.over, kPaints[static_cast<std::size_t>(at.owner) % std::size(kPaints)]);
+        text += paint(at.over, at.owner < 0 ? 90 : kPaints[static_cast<std::size_t>(at.owner) % std::size(kPaints)]);
       else if (at.dots != 0)
         text += paint(braille(at.dots), kPaints[static_cast<std::size_t>(at.owner) % std::size(kPaints)]);
       else if (!note.empty())

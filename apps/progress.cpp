@@ -53,10 +53,11 @@ std::string progress_text(const ProgressStatus& status, int columns, bool bar) {
   const double share = status.total > 0 ? std::clamp(static_cast<double>(status.step) / static_cast<double>(status.total), 0.0, 1.0) : 0.0;
   // The step keeps its width, so that nothing after it moves.
   const std::string total = fmt::format("{}", status.total);
-  std::string text = fmt::format("{:>{}}/{}  loss {:.4f}", status.step, total.size(), total, status.loss);
+  const auto in_bits = [](const std::optional<double>& bits) { return bits ? fmt::format(" ({:.4f} bits/byte)", *bits) : ""; };
+  std::string text = fmt::format("{:>{}}/{}  loss {:.4f}{}", status.step, total.size(), total, status.loss, in_bits(status.bits));
   const auto fits = [&](int more) { return static_cast<int>(text.size()) + more <= columns; };
   std::vector<std::string> parts;
-  if (status.val_loss) parts.push_back(fmt::format("  val {:.4f}", *status.val_loss));
+  if (status.val_loss) parts.push_back(fmt::format("  val {:.4f}{}", *status.val_loss, in_bits(status.val_bits)));
   const std::string eta = fmt::format("  ETA {}", duration_text(status.seconds_left));
   const std::string rate = fmt::format("  {} tokens/s", rate_text(status.tokens_per_s));
   parts.push_back(rate);
@@ -91,7 +92,7 @@ Progress::~Progress() {
   if (!finished_ && line_open_) write("\n");
 }
 
-void Progress::step(std::int64_t done, double loss) {
+void Progress::step(std::int64_t done, double loss, std::optional<double> bits) {
   const double now = options_.now();
   const std::int64_t steps = done - status_.step;
   // A pause ends here unmeasured: the step that was running when it began ended before it.
@@ -109,6 +110,7 @@ void Progress::step(std::int64_t done, double loss) {
   last_time_ = now;
   status_.step = done;
   status_.loss = loss;
+  status_.bits = bits;
   status_.seconds_left = timed_ > 0 ? seconds_per_step_ * static_cast<double>(std::max<std::int64_t>(status_.total - done, 0)) : -1;
   const double every = terminal_ ? kRedraw : options_.plain_every_s;
   if (now - last_shown_ >= every) {
@@ -117,7 +119,10 @@ void Progress::step(std::int64_t done, double loss) {
   }
 }
 
-void Progress::validated(double val_loss) { status_.val_loss = val_loss; }
+void Progress::validated(double val_loss, std::optional<double> bits) {
+  status_.val_loss = val_loss;
+  status_.val_bits = bits;
+}
 
 void Progress::pause() { paused_ = true; }
 

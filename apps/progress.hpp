@@ -16,6 +16,7 @@ struct ProgressStatus {
   std::int64_t step = 0, total = 0;
   double loss = 0;
   std::optional<double> val_loss = {};   // the last one evaluated
+  std::optional<double> bits = {}, val_bits = {};   // the same per byte, where that is to be seen
   double tokens_per_s = 0;
   double seconds_left = 0;
 };
@@ -39,8 +40,9 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  void step(std::int64_t done, double loss);   // `done` steps are behind us, of which this process ran done - first_step
-  void validated(double val_loss);
+  // `done` steps are behind us, of which this process ran done - first_step. bits: the losses in bits per byte.
+  void step(std::int64_t done, double loss, std::optional<double> bits = {});
+  void validated(double val_loss, std::optional<double> bits = {});
   void note(const std::string& line);   // a line of its own, above the progress line
   void finish();                        // shows the last state and ends the line
 

@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <optional>
+#include <fmt/ranges.h>
 #include <ttr/apps/config_file.hpp>
 #include <ttr/apps/resolve.hpp>
+#include <ttr/apps/text.hpp>
 #include <ttr/core/safetensors.hpp>
 #include <ttr/layers/vocabulary.hpp>
 
@@ -26,6 +28,12 @@ template <class F> void each_pair(RunConfig& a, RunConfig b, F&& f) {
 std::string dashed(std::string name) {
   std::replace(name.begin(), name.end(), '_', '-');
   return "--" + name;
+}
+
+// The configuration is read from elsewhere too.
+void place_files(std::vector<std::string>& files) {
+  for (std::string& file : files)
+    if (!is_built_in(file)) file = fs::absolute(file).lexically_normal().string();
 }
 
 RunConfig config_of_run(const RunFolder& folder) {
@@ -57,7 +65,7 @@ RunConfig resolve(const TrainFlags& flags, const RunFolder* resumed) {
     throw refuse(kWhere, "--out is given with --resume, needs one of them; a run goes on in its own folder");
   RunConfig c = resumed ? config_of_run(*resumed) : flags.file.empty() ? RunConfig{} : read_config(flags.file);
   RunConfig said = flags.config;
-  if (flags.given.contains("data") && !said.data.empty()) said.data = fs::absolute(said.data).lexically_normal().string();
+  place_files(said.data);
   each_pair(c, said, [&](const ConfigKey& key, auto& value, auto& mine) {
     if (!flags.given.contains(key.name)) return;
     if (resumed && key.fixed && value != mine)
@@ -66,13 +74,14 @@ RunConfig resolve(const TrainFlags& flags, const RunFolder* resumed) {
   });
   if (resumed) c.out = resumed->path();
   if (c.out.empty()) throw refuse(kWhere, "--out is missing, needs a new or empty folder");
-  if (!c.data.empty()) c.data = fs::absolute(c.data).lexically_normal().string();   // the configuration is read from elsewhere too
+  place_files(c.data);
 
   const std::string full = parse_recipe(c.recipe).text();
   if (flags.given.contains("recipe")) c.ingredients.clear();
   if (!c.ingredients.empty() && parse_recipe(c.ingredients).text() != full)
     throw refuse(kWhere, "ingredients is {}, needs {}, which the recipe {} stands for; drop one of the two", c.ingredients, full, c.recipe);
   c.ingredients = full;
+  if (c.vocab == 0 && c.tokenizer == "bpe") c.vocab = 1024;
   if (c.accumulate > c.batch)
     throw refuse(kWhere, "--accumulate is {}, needs at most the batch of {}: a piece has at least one sequence", c.accumulate, c.batch);
   if (c.warmup < 0) c.warmup = std::min<int64_t>(100, c.steps / 10);

@@ -1,4 +1,5 @@
 // RunConfig to and from text, and what it must satisfy.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <ttr/apps/run_config.hpp>
 #include <ttr/layers/vocabulary.hpp>
@@ -26,7 +27,11 @@ std::string toml_of(RunConfig config) {
   std::string text;
   config.each([&]<class T>(const ConfigKey& key, T& value) {
     if constexpr (std::is_same_v<T, std::string>) text += fmt::format("{} = {}\n", key.name, toml_string(value));
-    else if constexpr (std::is_same_v<T, double>) text += fmt::format("{} = {}\n", key.name, toml_number(value));
+    else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+      std::string all;
+      for (const std::string& one : value) all += (all.empty() ? "" : ", ") + toml_string(one);
+      text += fmt::format("{} = [{}]\n", key.name, all);
+    } else if constexpr (std::is_same_v<T, double>) text += fmt::format("{} = {}\n", key.name, toml_number(value));
     else text += fmt::format("{} = {}\n", key.name, value);
   });
   return text;
@@ -45,7 +50,9 @@ RunConfig config_of_json(const std::string& json, const std::string& from) {
   config.each([&]<class T>(const ConfigKey& key, T& value) {
     const auto found = all.find(key.name);
     if (found == all.end()) throw refuse("config", "{} is missing in the metadata of {}, needs a checkpoint of ttr train", key.name, from);
+    const auto are_texts = [&] { return found->is_array() && std::all_of(found->begin(), found->end(), [](const auto& part) { return part.is_string(); }); };
     const bool kind = std::is_same_v<T, std::string> ? found->is_string()
+                      : std::is_same_v<T, std::vector<std::string>> ? are_texts()
                       : std::is_same_v<T, bool>      ? found->is_boolean()
                       : std::is_same_v<T, double>    ? found->is_number()
                                                      : found->is_number_integer();
@@ -56,8 +63,8 @@ RunConfig config_of_json(const std::string& json, const std::string& from) {
   return config;
 }
 
-LanguageModel model_of(const RunConfig& c, Options place) {
-  LanguageModelOptions o{.vocab = 256, .dim = c.dim, .blocks = c.blocks, .heads = c.heads};
+LanguageModel model_of(const RunConfig& c, int64_t vocab, Options place) {
+  LanguageModelOptions o{.vocab = vocab, .dim = c.dim, .blocks = c.blocks, .heads = c.heads};
   o.mixer = parse_recipe(c.ingredients.empty() ? c.recipe : c.ingredients);
   if (c.core_only) o.around = core_of(usual_surroundings(o.mixer));
   o.route = c.route;

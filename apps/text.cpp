@@ -2,6 +2,7 @@
 #include <ttr/apps/text.hpp>
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -75,25 +76,55 @@ std::string read_bible(const std::string& command, std::string& reason) {
 
 }  // namespace
 
+bool is_built_in(const std::string& file) { return file == "bible" || file == "grammar" || file.starts_with("grammar:"); }
+
 Text load_text(const TextOptions& options) {
   Text text;
-  if (!options.file.empty()) {
-    text.bytes = read_file(options.file);
-    text.source = fmt::format("{}, {} bytes", options.file, text.bytes.size());
-    return text;
-  }
-  std::string reason;
-  text.bytes = read_bible(options.bible, reason);
-  if (!text.bytes.empty()) {
+  const auto bible = [&](std::string& reason) {
+    text.bytes = read_bible(options.bible, reason);
     text.source = fmt::format("the King James Bible, {} bytes", text.bytes.size());
+    text.files = {"bible"};
+    return !text.bytes.empty();
+  };
+  const auto grammar = [&](std::uint64_t seed, const std::string& why) {
+    if (options.grammar_bytes < 1) throw refuse("data", "grammar_bytes is {}, needs at least 1", options.grammar_bytes);
+    const Grammar made = make_grammar(seed);
+    text.bytes = made.sample(seed, static_cast<std::size_t>(options.grammar_bytes));
+    text.entropy_nats_per_byte = made.entropy_nats_per_byte();
+    text.files = {fmt::format("grammar:{}", seed)};
+    text.source = fmt::format("a grammar with seed {} and {:.4f} nats per byte, {} bytes{}", seed, *text.entropy_nats_per_byte,
+                              text.bytes.size(), why);
+  };
+  std::string reason;
+  if (options.files.empty()) {
+    if (!bible(reason)) grammar(options.seed, ", because " + reason);
     return text;
   }
-  if (options.grammar_bytes < 1) throw refuse("data", "grammar_bytes is {}, needs at least 1", options.grammar_bytes);
-  const Grammar grammar = make_grammar(options.seed);
-  text.bytes = grammar.sample(options.seed, static_cast<std::size_t>(options.grammar_bytes));
-  text.entropy_nats_per_byte = grammar.entropy_nats_per_byte();
-  text.source = fmt::format("a grammar with seed {} and {:.4f} nats per byte, {} bytes, because {}", options.seed,
-                            *text.entropy_nats_per_byte, text.bytes.size(), reason);
+  for (const std::string& file : options.files) {
+    if (is_built_in(file) && options.files.size() > 1)
+      throw refuse("data", "{} stands among {} files, needs to be alone; a file of that name is ./{}", file, options.files.size(), file);
+    if (file == "bible") {
+      if (!bible(reason)) throw refuse("data", "the Bible cannot be read because {}, needs the program bible of bible-kjv", reason);
+      return text;
+    }
+    if (is_built_in(file)) {
+      std::uint64_t seed = options.seed;
+      const std::string number = file.substr(std::min(file.size(), std::string_view("grammar:").size()));
+      const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), seed);
+      if (file != "grammar" && (error != std::errc() || end != number.data() + number.size()))
+        throw refuse("data", "the seed of {} is '{}', needs a whole number of at least 0", file, number);
+      grammar(seed, "");
+      return text;
+    }
+  }
+  text.files = options.files;
+  for (const std::string& file : options.files) {
+    text.bytes += read_file(file);
+    text.source += (text.source.empty() ? "" : " + ") + file;
+    if (text.bytes.size() >= kLargestFile)
+      throw refuse("data", "the files have {} bytes or more, needs fewer than {}; take fewer", text.bytes.size(), kLargestFile);
+  }
+  text.source += fmt::format(", {} bytes", text.bytes.size());
   return text;
 }
 

@@ -1,8 +1,9 @@
-// The bytes a language model trains on, their split, and the windows cut from them. Tokens are bytes.
-// Source, in this order, and `source` says which one it was: the user's file; the King James Bible as the installed `bible` program prints
-// it; a seeded grammar (apps/grammar.hpp), the only one whose entropy is known.
+// The bytes a language model trains on, their split, and the windows cut from them. What is said of windows holds for bytes and for tokens.
+// Source, in this order, and `source` says which one it was: the user's files, one behind the other; the King James Bible as the installed
+// `bible` program prints it; a seeded grammar (apps/grammar.hpp), the only one whose entropy is known. The words `bible`, `grammar` and
+// `grammar:SEED` in the place of a file ask for those; a file of such a name is written ./bible.
 // Split: validation is the last tenth, bytes [size - size/10, size).
-// A window [start, start + length) is read as inputs and predicts the bytes [start + 1, start + length + 1).
+// A window [start, start + length) is read as inputs and predicts what stands in [start + 1, start + length + 1).
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -17,16 +18,18 @@ struct Text {
   std::string bytes;
   std::string source;                            // one phrase for the user, such as "the King James Bible, 4137850 bytes"
   std::optional<double> entropy_nats_per_byte;   // of the source that wrote it, where that is known
+  std::vector<std::string> files = {};           // what asks for this text again
 };
 
 struct TextOptions {
-  std::string file = {};                            // empty: the Bible, else the grammar
+  std::vector<std::string> files = {};              // none: the Bible, else the grammar
   std::string bible = "bible -f gen1:1-rev22:21";   // the command that prints it, each line opening with its reference
   std::uint64_t seed = 1;                           // of the grammar
   std::int64_t grammar_bytes = 1 << 20;
 };
 
 Text load_text(const TextOptions& options = {});
+bool is_built_in(const std::string& file);   // a word that asks for the Bible or a grammar
 
 struct Split {
   std::string_view train, validation;   // views into the text that was split

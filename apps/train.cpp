@@ -4,15 +4,18 @@
 #include <optional>
 #include <ttr/apps/checkpoint.hpp>
 #include <ttr/apps/corpus.hpp>
+#include <ttr/apps/curve.hpp>
 #include <ttr/apps/interrupt.hpp>
 #include <ttr/apps/metrics.hpp>
 #include <ttr/apps/ngram.hpp>
 #include <ttr/apps/place.hpp>
-#include <ttr/apps/plot.hpp>
 #include <ttr/apps/profile_table.hpp>
 #include <ttr/apps/progress.hpp>
+#include <ttr/apps/run.hpp>
 #include <ttr/apps/sample.hpp>
+#include <ttr/apps/screen.hpp>
 #include <ttr/apps/train.hpp>
+#include <ttr/apps/utf8.hpp>
 #include <ttr/core/ops.hpp>
 #include <ttr/core/whole_file.hpp>
 #include <ttr/layers/describe.hpp>
@@ -90,23 +93,6 @@ Outcome outcome_in(const std::string& metrics) {
   return outcome;
 }
 
-Plot curve_of(const std::string& metrics, const std::string& title, const std::vector<double>& ngrams, const std::optional<double>& entropy) {
-  const Metrics m = read_metrics(metrics);
-  Plot plot{.title = title, .x_label = "step", .y_label = "loss (nats per byte)"};
-  plot.series.push_back({.name = "training", .x = m.step, .y = m.loss});
-  plot.series.push_back({.name = "validation", .x = m.step, .y = m.val_loss, .mark_best = true});
-  for (const int order : {1, 3, 5}) plot.lines.push_back({fmt::format("order {}", order), ngrams[size_t(order)]});
-  if (entropy) plot.lines.push_back({"entropy", *entropy});
-  return plot;
-}
-
-std::string data_text(const Corpus& corpus) {
-  std::string text = fmt::format("text: {}; trained on the first {}, validated on the last {}", corpus.text().source, corpus.train().size(),
-                                 corpus.validation().size());
-  if (corpus.documents() > 1) text += fmt::format("; {} documents without their separators, packed", corpus.documents());
-  return text;
-}
-
 double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
@@ -115,14 +101,19 @@ int train_model(const TrainFlags& flags) {
   catch_interrupts();
   std::optional<RunFolder> folder;
   if (!flags.resume.empty()) folder.emplace(RunFolder::resumed(flags.resume));
-  const RunConfig c = resolve(flags, folder ? &*folder : nullptr);
+  RunConfig c = resolve(flags, folder ? &*folder : nullptr);
   const Options place = place_named(c.device, c.dtype);
   const Schedule schedule{.rate = c.lr, .kind = schedule_kind(c.schedule), .warmup = c.warmup, .schedule_steps = c.schedule_steps,
                           .floor = c.schedule == "constant" ? 1.0 : 0.1};
   schedule(0);   // refuses what does not fit together before anything is made
   if (!folder) folder.emplace(RunFolder::fresh(c.out));
-  const Corpus corpus(load_text({.file = c.data, .seed = uint64_t(c.seed)}), c.documents, c.context);
-  LanguageModel model = model_of(c, place);
+  std::optional<Tokenizer> known;
+  if (!folder->checkpoint().empty()) known = tokenizer_in(SafetensorsFile(folder->checkpoint()));
+  Text text = text_of(c);
+  c.data = text.files;   // a run on the installed Bible never goes on with a grammar
+  const Corpus corpus(std::move(text), c, known);
+  const Tokenizer& tokenizer = corpus.tokenizer();
+  LanguageModel model = model_of(c, tokenizer.vocab(), place);
   ModelTrainer trainer(model, rule_of(c), loss_of, uint64_t(c.seed), c.ema);
   const std::string metrics_path = folder->file("metrics.jsonl"), last = folder->file("last.safetensors"),
                     best = folder->file("best.safetensors");
@@ -140,16 +131,17 @@ int train_model(const TrainFlags& flags) {
   write_whole(kWhere, folder->file("config.toml"), toml_of(c));
   cut_metrics(metrics_path, first);
 
-  fmt::print("{}\n\n{}\n", data_text(corpus), toml_of(c));
+  fmt::print("{}\n\n{}\n", about(corpus), toml_of(c));
   if (!flags.resume.empty()) fmt::print("resumed after step {} of {}\n\n", first, c.steps);
   const DescribeOptions sizes{.batch = (c.batch + c.accumulate - 1) / c.accumulate, .tokens = c.context, .segments = corpus.documents() > 1,
                               .moments = int64_t(trainer.arena().memories().size()) + (c.ema > 0)};
   fmt::print("{}\n", describe(model, sizes));
   std::fflush(stdout);
-  const std::vector<double> ngrams = Ngram(corpus.train()).score(corpus.validation());
+  const Yardsticks yardsticks{.ngrams = Ngram(corpus.split().train).score(corpus.split().validation), .entropy = corpus.text().entropy_nats_per_byte};
+  const double bits = bits_per_byte(1, corpus.bytes_per_token());   // of a nat of the training loss
 
   const auto save_last = [&](int64_t step) {
-    trainer.save(last, metadata_of(c, standing));
+    trainer.save(last, metadata_of(c, tokenizer, standing));
     folder->keep_last(step, c.keep);
   };
   std::string saved = folder->checkpoint();
@@ -196,20 +188,24 @@ int train_model(const TrainFlags& flags) {
       Measured measured{.step = step, .loss = unread.back().loss(), .lr = rate, .grad_norm = unread.back().grad_norm()};
       unread.clear();
       if (!saves && !logs) continue;
-      progress.step(step, measured.loss);
+      if (!tokenizer.is_byte()) measured.bits_per_byte = bits * measured.loss;
+      progress.step(step, measured.loss, measured.bits_per_byte);
       measured.tokens_per_s = progress.tokens_per_s();
       if (evaluates || saves) progress.pause();
       if (evaluates)
         trainer.averaged([&] {
-          if (const auto score = corpus.evaluate(model)) measured.val_loss = score->nats;
+          if (const auto score = evaluate(model, tokenizer, corpus.validation(), c.context)) {
+            measured.val_loss = score->nats_per_token();
+            if (!tokenizer.is_byte()) measured.val_bits_per_byte = score->bits_per_byte();
+          }
         });
-      if (measured.val_loss) progress.validated(*measured.val_loss);
+      if (measured.val_loss) progress.validated(*measured.val_loss, measured.val_bits_per_byte);
       // In this order a process that is killed anywhere loses nothing: what last.safetensors does not know yet is done again.
       if (logs) metrics.write(measured);
       if (saves) metrics.flush();
       if (measured.val_loss && *measured.val_loss < standing.best) {
         standing.best = *measured.val_loss;
-        trainer.save(best, metadata_of(c, standing));
+        trainer.save(best, metadata_of(c, tokenizer, standing));
       }
       if (saves) save_last(step), saved = last, saved_step = step;
     }
@@ -217,8 +213,8 @@ int train_model(const TrainFlags& flags) {
   }
   const double seconds = seconds_now() - began;
   if (interrupted() && step > saved_step) save_last(step);
-  const Plot curve = curve_of(metrics_path, fmt::format("{} on {} bytes", c.recipe, corpus.text().bytes.size()), ngrams,
-                              corpus.text().entropy_nats_per_byte);
+  const Plot curve =
+      curve_of(metrics_path, fmt::format("{} on {} bytes", c.recipe, corpus.text().bytes.size()), {.bits = !tokenizer.is_byte()}, yardsticks);
   write_svg(folder->file("curve.svg"), curve);
   if (interrupted() && step < c.steps) {
     fmt::print(stderr, "[train] interrupted after step {} of {}; saved in {}; to go on: ttr train --resume {}\n", step, c.steps, last, folder->path());
@@ -226,19 +222,21 @@ int train_model(const TrainFlags& flags) {
   }
 
   const Outcome outcome = outcome_in(metrics_path);
-  fmt::print("\n{}\n", terminal(curve));
+  fmt::print("\n{}\n", on_screen(curve));
   if (step > first)
     fmt::print("{} steps in {:.1f} s, {} tokens/s with validation\n", step - first, seconds,
                rate_text(double((step - first) * c.batch * c.context) / seconds));
-  fmt::print("validation, nats per byte over {} targets\n", corpus.validation().size() - 1);
-  for (size_t order = 0; order < ngrams.size(); ++order) fmt::print("  {:<24} {:.4f}\n", fmt::format("byte n-gram, order {}", order), ngrams[order]);
-  if (corpus.text().entropy_nats_per_byte) fmt::print("  {:<24} {:.4f}\n", "the grammar's entropy", *corpus.text().entropy_nats_per_byte);
-  fmt::print("  {:<24} {:.4f}  (training {:.4f}, best {:.4f})\n", c.recipe.size() > 24 ? "this model" : c.recipe,
-             outcome.last_val.value_or(std::nan("")), outcome.last_loss, standing.best);
+  Score score = targets_of(tokenizer, corpus.validation());
+  score.nats = outcome.last_val.value_or(std::nan("")) * double(score.targets);
+  const auto in_bits = [&](double loss, double per_nat) { return tokenizer.is_byte() ? "" : fmt::format(" ({:.4f} bits per byte)", loss * per_nat); };
+  fmt::print("validation, {} over {} targets\n{}", tokenizer.is_byte() ? "nats per byte" : "nats per token", score.targets,
+             loss_table(c.recipe, score, tokenizer, yardsticks));
+  fmt::print("  training {:.4f}{}, best validation {:.4f}{}\n", outcome.last_loss, in_bits(outcome.last_loss, bits), standing.best,
+             in_bits(standing.best, bits_per_byte(1, score.bytes_per_token())));
   SampleOptions sampling;
   sampling.seed = c.seed;
   trainer.averaged([&] {
-    fmt::print("\nsample, temperature {}\n{}\n", sampling.temperature, for_people(continuation(model, sampling, c.context)));
+    fmt::print("\nsample, temperature {}\n{}\n", sampling.draw.temperature, for_people(continuation(model, tokenizer, sampling, c.context)));
   });
   fmt::print("\nwritten to {}\n", folder->path());
   return 0;

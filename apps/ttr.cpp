@@ -8,6 +8,8 @@
 #include <CLI/CLI.hpp>
 #include <ttr/apps/apply.hpp>
 #include <ttr/apps/bench.hpp>
+#include <ttr/apps/compare.hpp>
+#include <ttr/apps/eval.hpp>
 #include <ttr/apps/plan.hpp>
 #include <ttr/apps/recipes.hpp>
 #include <ttr/apps/sample.hpp>
@@ -56,7 +58,9 @@ template <class T> CLI::Validator as_allowed(const Allowed& allowed) {
   return CLI::Validator(
       [allowed](std::string& text) {
         bool good = true;
-        if constexpr (std::is_same_v<T, std::string>) {
+        if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+          good = permits(allowed, T{text});   // one of them
+        } else if constexpr (std::is_same_v<T, std::string>) {
           good = permits(allowed, text);
         } else {
           T value{};
@@ -68,6 +72,17 @@ template <class T> CLI::Validator as_allowed(const Allowed& allowed) {
           }
         }
         return good ? std::string() : fmt::format("is {}, needs {}", text, wanted<T>(allowed));
+      },
+      "");
+}
+
+// A number in (0, 1].
+CLI::Validator share() {
+  return CLI::Validator(
+      [](std::string& text) {
+        char* end = nullptr;
+        const double p = std::strtod(text.c_str(), &end);
+        return !text.empty() && *end == 0 && p > 0 && p <= 1 ? std::string() : fmt::format("is {}, needs a number above 0 and at most 1", text);
       },
       "");
 }
@@ -118,7 +133,7 @@ int run(int argc, char** argv) {
   applies->add_option("--ridge-policy", apply.ridge_policy, "Of a least-squares solve: none, constant, decaying, relative or refreshed");
 
   TrainFlags train;
-  CLI::App* trains = app.add_subcommand("train", "A language model over bytes, on your text, with any recipe");
+  CLI::App* trains = app.add_subcommand("train", "A language model on your text, with any recipe");
   trains->add_option("--config", train.file, "A TOML file with any of these options, underscores for dashes; flags override it");
   trains->add_option("--resume", train.resume, "The folder of a run, or one of its checkpoints, to go on from");
   std::map<std::string, CLI::Option*> keys;
@@ -133,19 +148,40 @@ int run(int argc, char** argv) {
   });
 
   SampleOptions sample;
-  CLI::App* samples = app.add_subcommand("sample", "Text from a model that ttr train wrote");
-  samples->add_option("--from", sample.from, "The folder of the run; its best model is taken")->required();
-  samples->add_option("--prompt", sample.prompt, "What the text begins with; a line break if not given");
-  samples->add_option("--tokens", sample.tokens, "Bytes to write")->check(at_least(0));
-  samples->add_option("--temperature", sample.temperature, "0 takes the likeliest byte every time")->check(CLI::NonNegativeNumber);
+  CLI::App* samples = app.add_subcommand("sample", "Text from a model that ttr train wrote, as it is drawn");
+  samples->add_option("--from", sample.from, "The folder of the run, whose best model is taken, or a checkpoint")->required();
+  samples->add_option("--prompt", sample.prompt, "What the text begins with; - reads standard input; a line break if not given");
+  samples->add_option("--tokens", sample.tokens, "Tokens to write")->check(at_least(0));
+  samples->add_option("--temperature", sample.draw.temperature, "0 takes the likeliest token every time")->check(as_allowed<double>({.least = 0}));
+  samples->add_option("--top-k", sample.draw.top_k, "Draws from the k likeliest tokens; 0: from all")->check(at_least(0));
+  samples->add_option("--top-p", sample.draw.top_p, "Draws from the fewest tokens that hold this share of the probability; 1: from all")
+      ->check(share());
   samples->add_option("--seed", sample.seed, "Of the draws")->check(at_least(0));
   devices(samples->add_option("--device", sample.device, "cpu or cuda"));
   dtypes(samples->add_option("--dtype", sample.dtype, "f32, f64 or bf16 (on cuda)"));
 
+  EvalOptions eval;
+  CLI::App* evals = app.add_subcommand("eval", "What a model that ttr train wrote pays for a text, beside n-grams");
+  evals->add_option("--from", eval.from, "The folder of the run, whose best model is taken, or a checkpoint")->required();
+  evals->add_option("--data", eval.data, "Text files, or bible, grammar or grammar:SEED; none: what the run was validated on");
+  evals->add_option("--context", eval.context, "Tokens of a window; 0: as trained")->check(at_least(0));
+  evals->add_flag("--by-position", eval.by_position, "The loss by position in the window too, as by_position.csv and by_position.svg");
+  evals->add_option("--out", eval.out, "The folder for these; the run's if not given");
+  devices(evals->add_option("--device", eval.device, "cpu or cuda"));
+  dtypes(evals->add_option("--dtype", eval.dtype, "f32, f64 or bf16 (on cuda)"));
+
+  CompareOptions compare;
+  CLI::App* plots = app.add_subcommand("plot", "The validation curves of runs over each other");
+  plots->add_option("runs", compare.runs, "Folders that ttr train wrote")->required();
+  plots->add_option("--out", compare.out, "The SVG file to write");
+  plots->add_flag("--by-position", compare.by_position, "Losses by position instead, as ttr eval --by-position left them");
+  plots->add_flag("--log-x", compare.log_x, "Steps on a logarithmic axis");
+
   BenchOptions bench;
   CLI::App* benches = app.add_subcommand("bench", "Time, floor and ratio of what ttr computes, parity first");
-  benches->add_option("--what", bench.what, "all, op, matmul, copy, delta, softmax_attention, scan, fold or train")
-      ->check(CLI::IsMember({"all", "op", "matmul", "copy", "delta", "softmax_attention", "scan", "fold", "train"}));
+  const std::vector<std::string> things{"all", "op", "matmul", "copy", "delta", "diagonal_decay", "normal_equations", "scan",
+                                        "softmax_attention", "fold", "train"};
+  benches->add_option("--what", bench.what, "What to time; a stem's name: its routes")->check(CLI::IsMember(things));
   devices(benches->add_option("--device", bench.device, "cpu or cuda"));
 
   try {
@@ -169,6 +205,8 @@ int run(int argc, char** argv) {
   }
   if (*benches) return run_bench(bench);
   if (*samples) return sample_model(sample);
+  if (*evals) return eval_model(eval);
+  if (*plots) return compare_runs(compare);
   return apply_recipe(apply);
 }
 

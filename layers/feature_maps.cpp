@@ -8,7 +8,7 @@
 namespace ttr {
 namespace {
 
-int64_t rows_of(const View& view, const char* slot) { return view.head(slot).size(1); }
+int64_t rows_of(const View& view, const char* slot) { return view.head(slot).size(-2); }
 Tensor project(const View& view, const char* slot, const Tensor& x) { return apply_matrix(view.head(slot), x); }   // W x: [N, m]
 
 // phi(q).phi(k) = (q.k)^degree. x [N, K]; columns of the same shape [N, 1] multiply.
@@ -39,15 +39,14 @@ Tensor monomials(const Tensor& x, int64_t degree) {
 int64_t LearnedRelu::size(const View& view) const { return rows_of(view, "feature_weight"); }
 Tensor LearnedRelu::map(const Tensor& x, const View& view, int64_t) const {
   const Tensor y = project(view, "feature_weight", x), b = view.head("feature_bias");
-  if (b.size(1) != y.size(1)) throw refuse("learned_relu", "feature_bias has {} entries, needs {} as feature_weight has rows", b.size(1), y.size(1));
+  if (b.size(-1) != y.size(1)) throw refuse("learned_relu", "feature_bias has {} entries, needs {} as feature_weight has rows", b.size(-1), y.size(1));
   return relu(y + b);
 }
 
 Tensor Cosformer::map(const Tensor& x, const View& view, int64_t token) const {
   if (horizon < 1) throw refuse("cosformer", "horizon is {}, needs at least 1 token", horizon);
-  const double angle = std::numbers::pi * double(view.position(token) + 1) / double(2 * horizon);
-  const Tensor r = relu(x);
-  return concat({r * std::cos(angle), r * std::sin(angle)}, 1);
+  const Tensor angle = (view.place(token) + 1.0) * (std::numbers::pi / double(2 * horizon)), r = relu(x);
+  return concat({r * cos(angle), r * sin(angle)}, 1);
 }
 
 Tensor Dpfp::map(const Tensor& x, const View&, int64_t) const {

@@ -9,6 +9,7 @@ namespace ttr {
 // relu(W x + b), all learned (T2R, arXiv 2103.13076).
 struct LearnedRelu {
   static constexpr const char* name = "learned_relu";
+  static constexpr bool tokens_at_once = true;
   std::vector<Slot> slots() const { return {{"feature_weight", Per::head, {any_size(key_size), key_size}}, {"feature_bias", Per::head, {any_size(key_size)}}}; }
   int64_t size(const View&) const;
   Tensor map(const Tensor& x, const View&, int64_t) const;
@@ -18,6 +19,7 @@ struct LearnedRelu {
 // are positive up to `horizon` tokens apart. The published code takes the length as the horizon, so that an answer depends on what comes later.
 struct Cosformer {
   static constexpr const char* name = "cosformer";
+  static constexpr bool tokens_at_once = true;
   int64_t horizon = 4096;
   void each(auto&& f) { f("horizon", horizon); }
   std::vector<Slot> slots() const { return {}; }
@@ -28,6 +30,7 @@ struct Cosformer {
 // r = [relu(x); relu(-x)], phi = [r roll(r, 1); ...; r roll(r, nu)] / its sum (DPFP, arXiv 2102.11174).
 struct Dpfp {
   static constexpr const char* name = "dpfp";
+  static constexpr bool tokens_at_once = true;
   int64_t nu = 2;
   void each(auto&& f) { f("nu", nu); }
   std::vector<Slot> slots() const { return {}; }
@@ -37,6 +40,7 @@ struct Dpfp {
 
 struct Silu {
   static constexpr const char* name = "silu";
+  static constexpr bool tokens_at_once = true;
   std::vector<Slot> slots() const { return {}; }
   int64_t size(int64_t key_dim) const { return key_dim; }
   Tensor map(const Tensor& x, const View&, int64_t) const;
@@ -45,6 +49,7 @@ struct Silu {
 // Every monomial of one degree p, weighted so that phi(q).phi(k) = (q.k)^p: sqrt(p! / prod n_i!) prod x_i^{n_i}; C(K + p - 1, p) of them.
 struct Monomials {
   static constexpr const char* name = "monomials";
+  static constexpr bool tokens_at_once = true;
   int64_t degree = 2;
   void each(auto&& f) { f("degree", degree); }
   std::vector<Slot> slots() const { return {}; }
@@ -55,6 +60,7 @@ struct Monomials {
 // Monomials of degree 2 of a layer norm with learned weight and bias, phi(q).phi(k) = (q.k)^2 / K (ReBased, arXiv 2402.10644).
 struct Rebased {
   static constexpr const char* name = "rebased";
+  static constexpr bool tokens_at_once = true;
   double eps = 1e-5;
   void each(auto&& f) { f("eps", eps); }
   std::vector<Slot> slots() const { return {{"norm_weight", Per::head, {key_size}, any_value, 1}, {"norm_bias", Per::head, {key_size}}}; }
@@ -65,6 +71,7 @@ struct Rebased {
 // [softmax(W x); softmax(-W x)]; joint: softmax([2 W x; -2 W x]), another map that is in use under the name (Hedgehog, arXiv 2402.04347).
 struct Hedgehog {
   static constexpr const char* name = "hedgehog";
+  static constexpr bool tokens_at_once = true;
   bool joint = false;
   void each(auto&& f) { f("joint", joint); }
   std::vector<Slot> slots() const { return {{"feature_weight", Per::head, {any_size(key_size), key_size}}}; }
@@ -76,6 +83,7 @@ struct Hedgehog {
 // (Performer, arXiv 2009.14794). Nothing is subtracted in the exponent: the published maximum over all keys looks ahead.
 struct Performer {
   static constexpr const char* name = "performer";
+  static constexpr bool tokens_at_once = true;
   double eps = 1e-4;
   void each(auto&& f) { f("eps", eps); }
   std::vector<Slot> slots() const { return {{"projection", Per::frozen, {any_size({Extent::K, 2}), key_size}}}; }
@@ -86,6 +94,7 @@ struct Performer {
 // 0.1 [sin(Omega x^); cos(Omega x^)], x^ = x / (|x| + 1e-3): E phi(q).phi(k) ~ a Gaussian of q^ - k^ (RFA, arXiv 2103.02143).
 struct RandomWaves {
   static constexpr const char* name = "random_waves";
+  static constexpr bool tokens_at_once = true;
   std::vector<Slot> slots() const { return {{"projection", Per::frozen, {any_size(key_size), key_size}}}; }
   int64_t size(const View&) const;
   Tensor map(const Tensor& x, const View&, int64_t) const;
@@ -94,6 +103,7 @@ struct RandomWaves {
 // softmax(P x) with P frozen: the orthonormal DCT-II times a random diagonal (DiJiang, arXiv 2403.19928).
 struct SoftmaxFeatures {
   static constexpr const char* name = "softmax_features";
+  static constexpr bool tokens_at_once = true;
   std::vector<Slot> slots() const { return {{"projection", Per::frozen, {any_size(key_size), key_size}}}; }
   int64_t size(const View&) const;
   Tensor map(const Tensor& x, const View&, int64_t) const;
@@ -102,6 +112,7 @@ struct SoftmaxFeatures {
 // (W_1 x) * (W_2 x), elementwise.
 struct Hadamard {
   static constexpr const char* name = "hadamard";
+  static constexpr bool tokens_at_once = true;
   std::vector<Slot> slots() const {
     return {{"feature_weight", Per::head, {any_size(key_size), key_size}}, {"feature_weight_2", Per::head, {any_size(key_size), key_size}}};
   }

@@ -22,6 +22,43 @@ Tensor Elu1::map(const Tensor& x, const View&, int64_t) const {
   return where(less(zero, x), x + 1.0, exp(minimum(x, 0.0)));
 }
 
+Tensor features_of(const AnyFeature& feature, const Tensor& x, const Slots& slots, int64_t first) {
+  const int64_t B = x.size(0), T = x.size(1), h = x.size(2), K = x.size(3);
+  const Tensor place = reshape(cumsum(ones({T}, like(x)), 0) + double(first - 1), {1, T, 1, 1});
+  Timeline line;
+  line.tokens = T, line.key_dim = K, line.options = like(x);
+  const auto map = [&](const Tensor& some, int64_t heads) {   // [B, T, heads, K] -> [B, T, heads, size]
+    line.rows = B * T * heads;
+    line.places = reshape(broadcast_to(place, {B, T, heads, 1}), {line.rows, 1});
+    const Tensor all = feature->map(reshape(some, {line.rows, K}), View(line, 0, 1), 0);
+    return reshape(all, {B, T, heads, all.size(1)});
+  };
+  if (feature.slots().empty()) return map(x, h);
+  Tensors heads;
+  for (const Tensor& one : split(x, 2, std::vector<int64_t>(size_t(h), 1))) {
+    const int64_t i = int64_t(heads.size());
+    for (const Slot& s : feature.slots()) {
+      const Tensor value = cast(slots.at(s.name), x.dtype());
+      Shape of_head;
+      for (int axis = 1; axis < value.rank(); ++axis) of_head.push_back(value.size(axis));
+      line.tracks[s.name] = {s.per, {}, reshape(slice(value, 0, i, i + 1), of_head)};
+    }
+    heads.push_back(map(one, 1));
+  }
+  return concat(heads, 2);
+}
+
+int64_t feature_count(const AnyFeature& feature, int64_t key_dim) {
+  Timeline line;
+  line.key_dim = key_dim;
+  for (const Slot& s : feature.slots()) {
+    Shape shape;
+    for (const Extent& e : s.shape) shape.push_back(e.at(key_dim, key_dim));
+    line.tracks[s.name] = {s.per, {}, zeros(shape)};
+  }
+  return feature->size(View(line, 0, 1));
+}
+
 namespace detail {
 template const FeatureModel* hold<FeatureHolder<Identity>>(Identity);
 template const FeatureModel* hold<FeatureHolder<Taylor2>>(Taylor2);

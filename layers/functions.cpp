@@ -6,6 +6,7 @@
 namespace ttr {
 
 Tensor apply_matrix(const Tensor& m, const Tensor& x) {
+  if (m.rank() == 2) return matmul(x, m, false, true);
   return reshape(matmul(m, reshape(x, {x.size(0), x.size(1), 1})), {m.size(0), m.size(1)});
 }
 Tensor half_square(const Tensor& x) { return sum(square(x), -1) * 0.5; }

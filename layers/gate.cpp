@@ -44,8 +44,12 @@ double out_of_range(const Range& r, double value, double temper) {
 Gate::Gate(const Slot& s, const GateOptions& o, Init& init) : slot(s), options(o), tail(tail_of(s, o.heads, o.key_dim, o.value_dim)) {
   const int64_t width = o.writes * tail.count();
   if (o.rank > 0 && tail.rank() > 1) down = init.normal({o.rank, o.dim}, 0.02);
-  weight = init.normal({width, down.defined() ? o.rank : o.dim}, 0.02);
-  if (o.timed) {
+  const double bound = down.defined() ? 1 / std::sqrt(double(o.rank)) : 0;
+  if (s.start == Start::time && down.defined()) weight = init.uniform({width, o.rank}, -bound, bound);
+  else weight = init.normal({width, down.defined() ? o.rank : o.dim}, 0.02);
+  if (s.start == Start::time) {
+    bias = init.log_time({width}, 1e-3, 1e-1);
+  } else if (o.timed) {
     bias = init.log_time({width}, 1e-3, 1e-1);
     rate = init.log_uniform({o.heads}, 1, 16);
   } else {
@@ -69,11 +73,17 @@ Tensor Gate::operator()(const Tensor& x) const {
 HeadSlot::HeadSlot(const Slot& s, int64_t heads, int64_t key_dim, int64_t value_dim, Init& init) : slot(s) {
   const Shape shape = tail_of(s, heads, key_dim, value_dim);
   // An initial memory of several axes is a matrix that answers: it starts random, or its parts would all learn the same.
-  if (shape.rank() > 2 && s.range == any_value)
-    value = init.normal(shape, 1 / std::sqrt(double(shape[-1])), false);
-  else
-    value = init.constant(shape, out_of_range(s.range, s.init));
+  if (s.start == Start::ramp) value = init.log_ramp(shape);
+  else if (s.start == Start::ring) value = init.log_ring(shape);
+  else if (s.start == Start::angle) value = init.log_uniform(shape, 1e-4, 2 * std::acos(-1.0));
+  else if (shape.rank() > 2 && s.range == any_value) value = init.normal(shape, 1 / std::sqrt(double(shape[-1])), false);
+  else value = init.constant(shape, out_of_range(s.range, s.init));
 }
-Tensor HeadSlot::operator()() const { return into_range(slot.range, cast(*value, wide(value->dtype()))); }
+Tensor HeadSlot::operator()() const {
+  const Tensor z = cast(*value, wide(value->dtype()));
+  if (slot.start == Start::ring) return -exp(z);
+  if (slot.start == Start::ramp || slot.start == Start::angle) return exp(z);
+  return into_range(slot.range, z);
+}
 
 }  // namespace ttr

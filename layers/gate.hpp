@@ -20,7 +20,7 @@ struct GateOptions {
   int64_t writes = 1;
   bool timed = false;
   double temper = 1;
-  int64_t rank = 0;   // of the projection; 0: full
+  int64_t rank = 0;   // of the projection; 0: full. With Start::time its second half is uniform in +- rank^(-1/2) (arXiv 2312.00752)
 };
 struct Gate {
   Gate() = default;

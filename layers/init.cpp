@@ -21,6 +21,15 @@ Parameter Init::log_time(const Shape& shape, double low, double high) {
   const Tensor dt = exp(ttr::uniform(shape, seed_, stream_++, std::log(low), std::log(high)));
   return Parameter(placed(dt + log(-expm1(-dt))), false);
 }
+Parameter Init::log_ramp(const Shape& shape) {
+  std::vector<double> x(size_t(shape.count()));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = std::log(1 + double(i % size_t(shape[-1])));
+  return Parameter(placed(from_vector(x, shape, {Dtype::f32, cpu_device})), false);
+}
+Parameter Init::log_ring(const Shape& shape) {
+  return Parameter(placed(log(-0.5 * log(ttr::uniform(shape, seed_, stream_++, 1e-4, 1 - 1e-4)))), false);
+}
+Parameter Init::given(const Tensor& x) { return Parameter(placed(x), false); }
 Frozen Init::frozen_normal(const Shape& shape, double deviation) { return {placed(ttr::normal(shape, seed_, stream_++, 0, deviation))}; }
 
 }  // namespace ttr

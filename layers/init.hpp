@@ -15,6 +15,9 @@ class Init {
   Parameter constant(const Shape&, double value, bool decays = false);
   Parameter log_uniform(const Shape&, double low, double high);   // log of U(low, high)
   Parameter log_time(const Shape&, double low, double high);      // softplus of it is exp(U(log low, log high))
+  Parameter log_ramp(const Shape&);                               // log(1 .. n) along the last axis
+  Parameter log_ring(const Shape&);                               // r: exp(-exp(r))^2 is uniform in (0, 1)
+  Parameter given(const Tensor& x);                               // these numbers
   Frozen frozen_normal(const Shape&, double deviation);
 
  private:

@@ -1,4 +1,5 @@
 // MemoryLayer: from the recipe's slots to projections, and from a token's vector to the slots' values.
+#include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/memory.hpp>
 #include <ttr/layers/plan.hpp>
@@ -16,19 +17,21 @@ int64_t size_of(const Slot& s, const MemoryOptions& o) {
 
 MemoryOptions completed(MemoryOptions o) {
   if (o.dim < 1 || o.heads < 1) throw refuse(kWhere, "dim is {} and heads is {}, needs both to be at least 1", o.dim, o.heads);
+  if (!o.around) o.around = usual_surroundings(o.recipe);
+  if (o.around->one_query && o.key_heads == 0) o.key_heads = 1;
   for (int64_t* heads : {&o.key_heads, &o.value_heads}) {
     if (*heads == 0) *heads = o.heads;
     if (*heads < 1 || o.heads % *heads)
       throw refuse(kWhere, "{} is {}, needs a divisor of heads {}", heads == &o.key_heads ? "key_heads" : "value_heads", *heads, o.heads);
   }
+  if (o.key_dim == 0) o.key_dim = o.around->key_dim;
   for (int64_t* size : {&o.key_dim, &o.value_dim}) {
     if (*size == 0) {
       if (o.dim % o.heads) throw refuse(kWhere, "dim is {}, needs a multiple of heads {}; or give key_dim and value_dim", o.dim, o.heads);
-      *size = o.dim / o.heads;
+      *size = o.dim / o.heads * (size == &o.value_dim ? o.around->expand : 1);
     }
     if (*size < 1) throw refuse(kWhere, "{} is {}, needs at least 1", size == &o.key_dim ? "key_dim" : "value_dim", *size);
   }
-  if (!o.around) o.around = usual_surroundings(o.recipe);
   if (o.around->rotary && o.key_dim % 2)
     throw refuse(kWhere, "key_dim is {}, needs an even size to be rotated in pairs; or no rotary", o.key_dim);
   return o;
@@ -44,7 +47,7 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
   for (const Slot& s : o.recipe.slots()) {
     if (!s.required) continue;   // the recipe is itself without it
     if (s.name == "q")
-      widths_[0] = o.heads * size_of(s, o);
+      widths_[0] = (around.one_query ? 1 : o.heads) * size_of(s, o);
     else if (s.name == "k")
       widths_[1] = writes * o.key_heads * size_of(s, o);
     else if (s.name == "v")
@@ -55,14 +58,18 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
   if (widths_[0] == 0 && o.value_heads != o.heads)
     throw refuse(kWhere, "value_heads is {}, needs heads {} for {}, which is not asked by key", o.value_heads, o.heads, o.recipe.text());
   if (around.output_gate) widths_[3] = o.heads * o.value_dim;
-  project = Linear({.in = o.dim, .out = widths_[0] + widths_[1] + widths_[2] + widths_[3]}, init);
+  const int64_t keys = widths_[0] + widths_[1], direct = around.from_value ? 0 : keys;
+  const double deviation = around.ring ? 1 / std::sqrt(2.0 * double(o.dim)) : LinearOptions{}.deviation;   // a complex matrix of unit gain
+  project = Linear({.in = o.dim, .out = direct + widths_[2] + widths_[3], .deviation = deviation}, init);
   if (around.conv > 0)
-    conv = ShortConv({.dim = widths_[0] + widths_[1] + (around.conv_value ? widths_[2] : 0), .width = around.conv}, init);
+    conv = ShortConv({.dim = direct + (around.conv_value ? widths_[2] : 0), .width = around.conv, .bias = around.conv_bias}, init);
+  if (around.from_value && keys > 0) from_value = Linear({.in = widths_[2], .out = keys}, init);
   if (around.key_norm == KeyNorm::rms && widths_[0] > 0) query_norm = RMSNorm(o.key_dim, init), key_norm = RMSNorm(o.key_dim, init);
   for (Slot& s : slots) {
     if (s.per == Per::chunk)
       throw refuse(kWhere, "slot {} has one value a chunk, needs token, write, head or frozen to be generated", s.name);
     if (s.name == "ridge") s.range.low = around.ridge_floor;
+    if (s.name == "step_size" && around.unit_step) s.range = unit_interval, s.init = 0.5;
     if (s.per == Per::head) {
       learned.emplace_back(s, o.heads, o.key_dim, o.value_dim, init);
     } else if (s.per == Per::frozen) {
@@ -72,19 +79,27 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
     } else {
       const bool decay = s.range == log_of_unit;
       gates.emplace_back(s,
-                         GateOptions{.dim = o.dim,
+                         GateOptions{.dim = around.from_value ? widths_[2] : o.dim,
                                      .heads = o.heads,
                                      .key_dim = o.key_dim,
                                      .value_dim = o.value_dim,
                                      .writes = s.per == Per::write ? writes : 1,
                                      .timed = decay && around.timed_decay,
                                      .temper = decay ? around.decay_temper : 1,
-                                     .rank = around.gate_rank},
+                                     .rank = around.gate_rank < 0 ? (o.dim - around.gate_rank - 1) / -around.gate_rank : around.gate_rank},
                          init);
     }
   }
-  if (around.output_norm) output_norm = RMSNorm(o.value_dim, init);
-  output = Linear({.in = o.heads * o.value_dim, .out = o.dim, .deviation = o.output_deviation}, init);
+  if (around.skip) skip = init.constant({o.heads, o.value_dim}, 1);
+  double leaving = o.output_deviation;
+  if (around.ring) {
+    for (const HeadSlot& h : learned)
+      if (h.slot.name == "log_decay") gamma = init.given(0.5 * log(-expm1(2.0 * detach(cast(h(), Dtype::f32)))));   // log sqrt(1 - |a|^2)
+    skip = init.normal({o.dim}, 1, false);
+    leaving = 1 / std::sqrt(double(o.heads * o.value_dim) / 2);   // one over the root of the complex state's size
+  }
+  if (around.output_norm) output_norm = RMSNorm(around.joint_norm ? o.heads * o.value_dim : o.value_dim, init);
+  output = Linear({.in = o.heads * o.value_dim, .out = o.dim, .deviation = leaving}, init);
 }
 
 Tensor MemoryLayer::operator()(const Tensor& x, const Tensor& segments) const { return run(x, segments, nullptr); }
@@ -113,14 +128,15 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
 
   std::vector<int64_t> sizes;
   std::vector<int> present;   // of q, k, v and the output gate
-  for (int i = 0; i < 4; ++i)
+  const int first_part = around.from_value ? 2 : 0;
+  for (int i = first_part; i < 4; ++i)
     if (widths_[i] > 0) present.push_back(i), sizes.push_back(widths_[i]);
   Tensors parts(4), made = ttr::project(x, *project.weight, sizes);
   for (size_t i = 0; i < present.size(); ++i) parts[size_t(present[i])] = std::move(made[i]);
   if (conv) {
     Tensors wet;
     const auto each_wet = [&](auto&& f) {
-      for (int i = 0; i < (around.conv_value ? 3 : 2); ++i)
+      for (int i = first_part; i < (around.conv_value ? 3 : 2); ++i)
         if (widths_[i] > 0) f(parts[size_t(i)]);
     };
     each_wet([&](Tensor& part) { wet.push_back(part); });
@@ -129,11 +145,22 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
     each_wet([&](Tensor& part) { part = wet[next++]; });
   }
 
+  if (around.active_value) parts[2] = silu(parts[2]);
+  if (from_value) {
+    sizes.clear();
+    for (int i = 0; i < 2; ++i)
+      if (widths_[i] > 0) sizes.push_back(widths_[i]);
+    made = ttr::project(parts[2], *from_value->weight, sizes);
+    for (size_t i = 0, next = 0; i < 2; ++i)
+      if (widths_[i] > 0) parts[i] = std::move(made[next++]);
+  }
+
   Asked asked{{}, parts[3]};
   if (widths_[0] > 0) {
-    Tensor q = normed(reshape(parts[0], {B, T, o.heads, widths_[0] / o.heads}), query_norm);
+    const int64_t queries = around.one_query ? 1 : o.heads;
+    Tensor q = normed(reshape(parts[0], {B, T, queries, widths_[0] / queries}), query_norm);
     if (around.rotary) q = rotary(q, first, around.rotary_base);
-    asked.slots["q"] = q;
+    asked.slots["q"] = over_heads(q, o.heads);
   }
   if (widths_[1] > 0) {
     const int64_t key_dim = widths_[1] / (n * o.key_heads);
@@ -142,7 +169,11 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
     asked.slots["k"] = reshape(k, {B, T * n, o.key_heads, key_dim});
   }
   asked.slots["v"] = reshape(parts[2], {B, T * n, o.value_heads, widths_[2] / (n * o.value_heads)});
-  for (const Gate& g : gates) asked.slots[g.slot.name] = g(x);
+  if (gamma.defined()) {
+    const Tensor size = exp(cast(*gamma, x.dtype()));   // both parts of a number
+    asked.slots["v"] = asked.slots["v"] * concat({size, size}, 1);
+  }
+  for (const Gate& g : gates) asked.slots[g.slot.name] = g(around.from_value ? parts[2] : x);
   for (const HeadSlot& h : learned) asked.slots[h.slot.name] = h();
   for (const auto& [name, value] : frozen) asked.slots[name] = value.value;
   return asked;
@@ -153,6 +184,7 @@ Slots MemoryLayer::slots(const Tensor& x) const { return ask(x, {}, nullptr).slo
 Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* state) const {
   const MemoryOptions& o = options;
   Asked asked = ask(x, segments, state);
+  const Tensor v = asked.slots.at("v");
   Arguments arguments{.slots = std::move(asked.slots)};
   arguments.segments = segments;
   if (state) arguments.state = std::move(state->memory), arguments.want_state = true;
@@ -162,9 +194,13 @@ Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* st
     state->memory = std::move(answer.state);
     state->position += x.size(1);
   }
-  Tensor y = output_norm ? (*output_norm)(answer.y) : answer.y;
+  const Shape whole{x.size(0), x.size(1), o.heads * o.value_dim}, heads = answer.y.shape();
+  Tensor y = answer.y;
+  if (skip.defined() && !o.around->ring) y = y + over_heads(v, o.heads) * cast(*skip, y.dtype());
+  if (output_norm) y = o.around->joint_norm ? reshape((*output_norm)(reshape(y, whole)), heads) : (*output_norm)(y);
   if (asked.gate.defined()) y = gated(y, reshape(asked.gate, y.shape()));
-  return output(reshape(y, {y.size(0), y.size(1), y.size(2) * y.size(3)}));
+  const Tensor left = output(reshape(y, whole));
+  return o.around->ring ? left + x * cast(*skip, x.dtype()) : left;
 }
 
 Problem MemoryLayer::problem(int64_t batch, int64_t tokens, bool training) const {

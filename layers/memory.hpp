@@ -38,20 +38,22 @@ struct MemoryLayer {
   Problem problem(int64_t batch, int64_t tokens, bool training) const;     // what the plan decides on
 
   void each(auto&& f) {
-    f("project", project), f("conv", conv), f("query_norm", query_norm), f("key_norm", key_norm);
+    f("project", project), f("conv", conv), f("from_value", from_value), f("query_norm", query_norm), f("key_norm", key_norm);
     for (Gate& g : gates) f(g.slot.name.c_str(), g);
     for (HeadSlot& h : learned) f(h.slot.name.c_str(), h.value);
     for (auto& [name, x] : frozen) f(name.c_str(), x);
-    f("output_norm", output_norm), f("output", output);
+    f("skip", skip), f("gamma", gamma), f("output_norm", output_norm), f("output", output);
   }
 
   MemoryOptions options;   // every size and the surroundings filled in
-  Linear project;          // q | k | v | output gate
+  Linear project;          // q | k | v | output gate; those that are not made from the value
+  std::optional<Linear> from_value;   // q | k of the convolved value
   std::optional<ShortConv> conv;
   std::optional<RMSNorm> query_norm, key_norm, output_norm;
   std::vector<Gate> gates;
   std::vector<HeadSlot> learned;
   std::vector<std::pair<std::string, Frozen>> frozen;
+  Parameter skip, gamma;   // [H, V] (ring: [D]) and log [H, V / 2], or undefined: see Surroundings
   Linear output;
 
  private:

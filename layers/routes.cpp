@@ -10,8 +10,14 @@ extern const Route cpu_chunk, cuda_recurrent;
 namespace scan {
 extern const Route cpu_tiles, cuda_recurrent;
 }
+namespace diagonal_decay {
+extern const Route cpu_block, cuda_recurrent;
+}
 namespace softmax_attention {
-extern const Route cpu_blocked, cuda_streaming;
+extern const Route cpu_blocked, cuda_streaming, cpu_local_linear, cuda_local_linear;
+}
+namespace least_squares {
+extern const Route cpu_factorised, cpu_iterative, cuda_factorised, cuda_iterative;
 }
 
 namespace {
@@ -29,8 +35,23 @@ const Route kFold{"fold", "", [](const Recipe&, const Problem&) { return std::st
 }  // namespace
 
 std::span<const Route> routes() {
-  static const Route all[] = {delta::cpu_chunk, delta::cuda_recurrent, scan::cpu_tiles, scan::cuda_recurrent, softmax_attention::cpu_blocked,
-                              softmax_attention::cuda_streaming, kFold};
+  static const Route all[] = {
+      delta::cpu_chunk,
+      delta::cuda_recurrent,
+      diagonal_decay::cpu_block,
+      diagonal_decay::cuda_recurrent,
+      least_squares::cpu_factorised,
+      least_squares::cpu_iterative,
+      least_squares::cuda_factorised,
+      least_squares::cuda_iterative,
+      scan::cpu_tiles,
+      scan::cuda_recurrent,
+      softmax_attention::cpu_blocked,
+      softmax_attention::cuda_streaming,
+      softmax_attention::cpu_local_linear,
+      softmax_attention::cuda_local_linear,
+      kFold,
+  };
   return all;
 }
 

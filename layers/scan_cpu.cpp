@@ -25,7 +25,7 @@ namespace ttr {
 namespace {
 
 constexpr int64_t C = kScanChunk;
-constexpr int64_t kTile = 4;                                       // keys of a tile
+constexpr int64_t kTile = 8;                                       // keys of a tile
 constexpr int64_t kWidth = 256;                                    // channels a worker without keys takes at once
 template <class T> constexpr int64_t kLanes = 64 / int64_t(sizeof(T));   // values of a tile: one wide register
 
@@ -107,7 +107,8 @@ TTR_SIMD_CLONES void value_token(bool written, const float* gate, const float* v
 void value_token(bool written, const double* gate, const double* v, double keep, double* h, double* y, int64_t n) {
   written ? value_token<true>(gate, v, keep, h, y, n) : value_token<false>(gate, v, keep, h, y, n);
 }
-TTR_SIMD_CLONES void value_again(bool written, const float* gate, const float* v, float keep, const float* h, float* next, float* a, float* less_one, int64_t n) {
+TTR_SIMD_CLONES void value_again(bool written, const float* gate, const float* v, float keep, const float* h, float* next, float* a, float* less_one,
+                                 int64_t n) {
   written ? value_again<true>(gate, v, keep, h, next, a, less_one, n) : value_again<false>(gate, v, keep, h, next, a, less_one, n);
 }
 void value_again(bool written, const double* gate, const double* v, double keep, const double* h, double* next, double* a, double* less_one, int64_t n) {

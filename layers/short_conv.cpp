@@ -28,6 +28,7 @@ ShortConv::ShortConv(const ShortConvOptions& o, Init& init) {
   if (o.dim < 1 || o.width < 2) throw refuse("short_conv", "dim is {} and width is {}, needs at least 1 and 2", o.dim, o.width);
   const double bound = 1 / std::sqrt(double(o.width));
   weight = init.uniform({o.dim, o.width}, -bound, bound);
+  if (o.bias) bias = init.uniform({o.dim}, -bound, bound, false);
 }
 
 Tensor ShortConv::operator()(const Tensor& x, const Tensor& segments) const { return (*this)(Tensors{x}, segments)[0]; }
@@ -38,7 +39,9 @@ Tensors ShortConv::operator()(const Tensors& parts, const Tensor& segments) cons
   for (const Tensor& x : parts) {
     const int64_t channels = x.size(2);
     const Tensor w = channels == weight->size(0) ? *weight : slice(*weight, 0, row, row + channels);
-    ys.push_back(silu(segments.defined() ? within_documents(x, w, segments) : causal_conv(x, w)));
+    const Tensor b = !bias.defined() ? Tensor() : channels == bias->size(0) ? *bias : slice(*bias, 0, row, row + channels);
+    if (!segments.defined()) ys.push_back(silu(causal_conv(x, w, b)));
+    else ys.push_back(silu(b.defined() ? within_documents(x, w, segments) + b : within_documents(x, w, segments)));
     row += channels;
   }
   return ys;
@@ -48,7 +51,7 @@ Tensors ShortConv::step(const Tensors& parts, Tensor& past) const {
   const Tensor x = parts.size() == 1 ? parts[0] : concat(parts, 2);
   const int64_t before = weight->size(1) - 1;
   if (!past.defined()) past = zeros({x.size(0), before, x.size(2)}, like(x));
-  const Tensor y = silu(causal_conv(x, *weight, {}, past));
+  const Tensor y = silu(causal_conv(x, *weight, bias.defined() ? *bias : Tensor(), past));
   past = x.size(1) >= before ? slice(x, 1, x.size(1) - before, x.size(1)) : concat({slice(past, 1, x.size(1), before), x}, 1);
   std::vector<int64_t> sizes;
   for (const Tensor& part : parts) sizes.push_back(part.size(2));

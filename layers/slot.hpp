@@ -39,6 +39,13 @@ inline constexpr Range unit_interval{0, 1};
 inline constexpr Range positive{0, std::numeric_limits<double>::infinity()};
 inline constexpr Range log_of_unit{-std::numeric_limits<double>::infinity(), 0};   // the logarithm of something in (0, 1]
 
+// How a new layer's value begins. near: at the slot's init. The others are what published layers draw:
+//   ramp    log(1 .. n) along the last axis, learned as the logarithm of a positive value (Mamba's A_log)
+//   ring    of log_decay: a from a ring, |a|^2 uniform in (0, 1), learned as log(-log_decay) (LRU)
+//   angle   of phase: uniform in (0, 2 pi), learned as its logarithm (LRU)
+//   time    of a positive value a token: bias so that softplus draws exp(U(log 0.001, log 0.1)) (Mamba's delta)
+enum class Start { near, ramp, ring, angle, time };
+
 struct Slot {
   std::string name;
   Per per = Per::token;
@@ -47,6 +54,7 @@ struct Slot {
   double init = 0;              // a learned or gated slot starts near this value
   bool required = true;         // false: a value that leaves the recipe unchanged stands in
   bool read = true;             // false: this ingredient's word that it never reads the slot; see unread()
+  Start start = Start::near;
 };
 
 // q and k are slots of every recipe unless both its weights and its function class list them as unread: a running average needs neither.

@@ -15,6 +15,11 @@ constexpr Surroundings kGated{.output_norm = true, .output_gate = true};
 constexpr Surroundings kDelta{.conv = 4, .key_norm = KeyNorm::l2, .output_norm = true};
 constexpr Surroundings kTimed{.conv = 4, .key_norm = KeyNorm::l2, .timed_decay = true, .output_norm = true, .output_gate = true};
 constexpr Surroundings kScan{.conv = 4, .timed_decay = true, .output_norm = true, .output_gate = true};
+// dt, B and C from the convolved value, B and C for all channels, the state K = 16 (arXiv 2312.00752; 2407.14207 wraps its memory in the same).
+constexpr Surroundings kMamba{.conv = 4, .gate_rank = -16, .output_gate = true, .conv_bias = true, .from_value = true, .one_query = true, .skip = true,
+                              .key_dim = 16, .expand = 2};
+constexpr Surroundings kLonghorn{.conv = 4, .gate_rank = -16, .output_gate = true, .conv_bias = true, .from_value = true, .one_query = true, .skip = true,
+                                 .unit_step = true, .key_dim = 16, .expand = 2};
 constexpr Surroundings kSolved{.conv = 4, .conv_value = false, .key_norm = KeyNorm::l2, .output_norm = true};
 
 constexpr Usual kUsual[] = {
@@ -22,13 +27,25 @@ constexpr Usual kUsual[] = {
     {"mesa", kSolved},
     {"mesa_net", kSolved},
     {"mesa_net_cg", kSolved},
+    {"linear_attention", kNormed},          // plain projections; a normaliser of the recipe's own needs no other norm
+    {"normalised_linear_attention", {}},
+    {"relu_linear_attention", {}},
+    {"cosformer", {}},
+    {"based", {}},
+    {"rebased", {}},
+    {"hedgehog", {}},
+    {"hedgehog_joint", {}},
+    {"performer", {}},
+    {"rfa", {}},
+    {"gated_rfa", {}},
+    {"dijiang", kGated},
     {"simple_gla", {.decay_temper = 16, .output_norm = true, .output_gate = true}},
     {"gla", {.decay_temper = 16, .gate_rank = 16, .output_norm = true, .output_gate = true}},
     {"hgrn2", kNormed},
-    {"hgrn", kGated},
+    {"hgrn", {.output_norm = true, .output_gate = true, .joint_norm = true, .active_value = true}},
     {"gateloop", kGated},
-    {"lru", kGated},
-    {"mamba", kScan},
+    {"lru", {.ring = true}},
+    {"mamba", kMamba},
     {"mamba2", kScan},
     {"mamba3", {.timed_decay = true, .output_norm = true, .output_gate = true}},
     {"rwkv6", kGated},
@@ -44,7 +61,7 @@ constexpr Usual kUsual[] = {
     {"gated_delta_product", kTimed},
     {"delta_product", kDelta},
     {"longhorn", kDelta},
-    {"longhorn_diagonal", {.conv = 4, .output_norm = true, .output_gate = true}},
+    {"longhorn_diagonal", kLonghorn},
     {"l2_sgd", kDelta},
     {"preconditioned_delta", kTimed},
     {"preconditioned_kda", kTimed},

@@ -13,10 +13,21 @@ struct Surroundings {
   KeyNorm key_norm = KeyNorm::none;     // of q and k in a head, beside the recipe's own; rms has learned weights
   bool timed_decay = false;             // log_decay = -exp(rate) softplus(W x + b) instead of logsigmoid(W x + b) / decay_temper
   double decay_temper = 1;
-  int64_t gate_rank = 0;                // of the projections of gates with several values a head; 0: full
+  int64_t gate_rank = 0;                // of the projections of gates with several values a head; 0: full; -n: the model's size / n, rounded up
   double ridge_floor = 0.25;            // a learned ridge stays above it
   bool output_norm = false;             // RMSNorm of a head's answer
   bool output_gate = false;             // times silu of a projection of the token
+  // The blocks of elementwise memories (Mamba, Longhorn, HGRN, LRU).
+  bool joint_norm = false;              // output_norm is of all heads together
+  bool conv_bias = false;
+  bool from_value = false;              // q, k and the gates are projections of the convolved value, not of the token
+  bool one_query = false;               // all heads share one q and one k
+  bool skip = false;                    // the answer plus D v, D one a channel, from 1
+  bool active_value = false;            // v goes through SiLU (without a convolution, which has its own)
+  bool unit_step = false;               // step_size = sigmoid(W x + b), from 1/2, instead of softplus
+  bool ring = false;                    // v times sqrt(1 - |a|^2), learned as its logarithm; projections drawn as LRU's; D x in the end, D normal
+  int64_t key_dim = 0;                  // K where nothing is said; 0: dim / heads
+  int64_t expand = 1;                   // V where nothing is said: expand dim / heads
 };
 
 // What is usual around this recipe: a published layer's own, also with another reading; for other attention rotation; else keys and queries

@@ -42,6 +42,7 @@ Tensor View::pair(std::string_view slot, int64_t i) const {
   if (t.head.defined()) return t.head;
   return t.at[size_t(t.per == Per::write ? i : token_of(i))];
 }
+Tensor View::place(int64_t token) const { return line_->places.defined() ? line_->places : full({1, 1}, double(position(token)), options()); }
 Tensor View::all(std::string_view slot) const {
   Tensors values;
   for (int64_t i = first_; i < pairs_; ++i) values.push_back(pair(slot, i));

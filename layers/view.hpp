@@ -25,6 +25,7 @@ struct Timeline {
   int64_t key_dim = 0, value_dim = 0, heads = 1;
   int64_t position = 0;                                   // tokens before the first one here, carried in or forgotten
   Options options;                                        // dtype and device of everything
+  Tensor places;                                          // [N, 1]: positions, where rows are the tokens of a call; else undefined
 };
 
 class View {
@@ -40,6 +41,7 @@ class View {
   int64_t count() const { return pairs_ - first_; }
   int64_t time() const { return time_; }                   // index of this token among the visible ones
   int64_t position(int64_t token) const { return line_->position - line_->past + token; }   // of a visible token, in the whole sequence
+  Tensor place(int64_t token) const;                       // position(token) as [N, 1] or [1, 1]
   int64_t carried() const { return line_->past; }          // visible tokens of an earlier call; their q is not kept
   int64_t token_of(int64_t i) const { return i / line_->writes; }
   Options options() const { return line_->options; }

@@ -40,12 +40,13 @@ std::vector<Slot> GeometricWeights::slots() const {
   const Per when = fixed ? Per::head : Per::token;
   std::vector<Slot> list{unread("q"), unread("k")};
   if (per == Decay::product) {
-    list.push_back({"delta", Per::token, {value_size}, positive, 0.05});
-    list.push_back({"rate", Per::head, {value_size, key_size}, positive, 1});
+    list.push_back({"delta", Per::token, {value_size}, positive, 0.05, true, true, Start::time});
+    list.push_back({"rate", Per::head, {value_size, key_size}, positive, 1, true, true, Start::ramp});
   } else {
-    list.push_back({"log_decay", when, shape, log_of_unit, -0.05});
+    const bool ring = fixed && phase;
+    list.push_back({"log_decay", when, shape, log_of_unit, -0.05, true, true, ring ? Start::ring : Start::near});
   }
-  if (phase) list.push_back({"phase", when, shape});
+  if (phase) list.push_back({"phase", when, shape, any_value, 0, true, true, fixed ? Start::angle : Start::near});
   if (write == WriteGate::gate) list.push_back({"write_gate", Per::write, {}, unit_interval, 0.5});
   if (write == WriteGate::log) list.push_back({"log_write_gate", Per::write, {}});
   return list;

@@ -13,13 +13,35 @@ TEST_SUITE("cuda_parity") {
         return;
       }
       const parity::Tally tally = parity::compare_all(cuda_device, {Dtype::f64, Dtype::f32, Dtype::bf16});
-      for (const char* pair :
-           {"delta/cuda-recurrent delta_net", "delta/cuda-recurrent gated_delta_net", "delta/cuda-recurrent l2_sgd", "delta/cuda-recurrent longhorn",
-            "scan/cuda-recurrent hgrn", "scan/cuda-recurrent lru", "scan/cuda-recurrent mamba", "scan/cuda-recurrent longhorn_diagonal",
-            "softmax_attention/cuda-streaming softmax_attention", "softmax_attention/cuda-streaming qknorm_attention"}) {
+    for (const char* pair : {
+             "delta/cuda-recurrent delta_net",
+             "delta/cuda-recurrent gated_delta_net",
+             "delta/cuda-recurrent l2_sgd",
+             "delta/cuda-recurrent longhorn",
+             "scan/cuda-recurrent hgrn",
+             "scan/cuda-recurrent lru",
+             "scan/cuda-recurrent mamba",
+             "scan/cuda-recurrent longhorn_diagonal",
+             "softmax_attention/cuda-streaming softmax_attention",
+             "softmax_attention/cuda-streaming qknorm_attention",
+             "softmax_attention/cuda-streaming rms_qknorm_attention",
+             "softmax_attention/cuda-streaming nadaraya_watson",
+             "softmax_attention/cuda-streaming forgetting_attention",
+             "softmax_attention/cuda-local-linear local_linear_attention",
+             "normal_equations/cuda-factorised mesa",
+             "normal_equations/cuda-factorised mesa_net",
+             "normal_equations/cuda-factorised weighted_least_squares",
+             "normal_equations/cuda-factorised decaying_least_squares",
+             "normal_equations/cuda-factorised refreshed_least_squares",
+             "normal_equations/cuda-iterative mesa_net_cg"}) {
         CAPTURE(pair);
         REQUIRE(tally.runs.contains(pair));
         CHECK(tally.runs.at(pair) >= 45);
+      }
+      for (const char* name : parity::kDecayRecipes) {
+        CAPTURE(name);
+        REQUIRE(tally.runs.contains(fmt::format("diagonal_decay/cuda-recurrent {}", name)));
+        CHECK(tally.runs.at(fmt::format("diagonal_decay/cuda-recurrent {}", name)) >= (parity::maps_features(published(name).recipe) ? 6 : 30));
       }
     } else {
       MESSAGE("skipped: built without CUDA");

@@ -1,56 +1,10 @@
-// Rows that are other rows in disguise: two recipes of fold, two paths, one answer (reference section 4.1, whose numbers the cases carry).
-// Values and the gradients of every shared input agree to 1e-10 in f64.
-#include <doctest/doctest.h>
-#include <ttr/layers/recipes.hpp>
-#include <ttr/layers/vocabulary.hpp>
-#include <ttr/tests/recipe_slots.hpp>
-
-namespace {
+// Rows that are other rows in disguise: two recipes of fold, two paths, one answer. docs/10-map.md is the table of them and refers to the numbers.
+// Values and the gradients of every shared input agree to 1e-10 in f64. Here the memories that are stepped; attention and least squares are in
+// identities_solved.cpp, feature maps in identities_features.cpp.
+#include <ttr/tests/identities.hpp>
 
 using namespace ttr;
-
-constexpr Options kF64{Dtype::f64, cpu_device};
-constexpr int64_t T = 9, K = 4, V = 3;
-
-// Shared inputs, all [1, n, 1, ...] or [1, ...].
-struct Shared {
-  Slots slots;
-  uint64_t stream = 1;
-  Tensor put(const std::string& name, const Tensor& x) { return slots[name] = variable(x); }
-  Tensor signal(const std::string& name, const Shape& shape, double size = 1) {
-    return put(name, normal(shape, 5, ++stream, 0, size, kF64));
-  }
-  Tensor gate(const std::string& name, const Shape& shape, double low, double high) {
-    return put(name, uniform(shape, 5, ++stream, low, high, kF64));
-  }
-  Tensor decay(const std::string& name, const Shape& shape) { return put(name, log(uniform(shape, 5, ++stream, 0.6, 0.98, kF64))); }
-};
-struct Usual : Shared {   // q, k, v, a step and a decay a token
-  Tensor q = signal("q", {1, T, 1, K}), k = signal("k", {1, T, 1, K}, 0.6), v = signal("v", {1, T, 1, V});
-  Tensor beta = gate("beta", {1, T, 1}, 0.1, 0.9), g = decay("g", {1, T, 1});
-};
-
-Tensor run(const std::string& recipe, const Slots& slots) { return fold(parse_recipe(recipe), {.slots = slots}).y; }
-Tensor zero(const Shape& s) { return zeros(s, kF64); }
-Tensor one(const Shape& s) { return ones(s, kF64); }
-Tensor wide_as(const Tensor& per_token, const Tensor& like) {
-  return broadcast_to(reshape(per_token, {1, like.size(1), 1, 1}), like.shape());
-}   // [1, T, 1] -> [1, T, 1, D]
-Tensor column(const Tensor& per_token) { return reshape(per_token, {1, per_token.size(1), 1, 1}); }
-
-void check_same(const Tensor& y, const Tensor& z, const Shared& shared) {
-  CHECK(difference(y, z) <= 1e-10);
-  CHECK(difference(y, y * 0.0) > 1e-3);   // two silent recipes agree about nothing
-  const Tensors dy = gradients(y, leaves(shared.slots)), dz = gradients(z, leaves(shared.slots));
-  size_t i = 0;
-  for (const auto& [name, x] : shared.slots) {
-    CAPTURE(name);
-    CHECK(difference(dy[i], dz[i]) <= 1e-10);
-    ++i;
-  }
-}
-
-}   // namespace
+using namespace ttr::identities;
 
 TEST_SUITE("identities") {
   TEST_CASE("1. the delta family reduces to its elders") {
@@ -76,6 +30,8 @@ TEST_SUITE("identities") {
     const Slots curvature{{"curvature_log_decay", g}, {"curvature_step", beta}, {"curvature_scale", zero({1})}};
     check_same(run("geometric / linear / preconditioned[base=1]", with(with(delta, curvature), {{"log_decay", g}})), gated, in);
     check_same(run("geometric[per=channel] / linear / preconditioned[base=1]", with(with(delta, curvature), {{"log_decay", gk}})), kda, in);
+    // a step beyond 1 is allowed, not different
+    check_same(run("delta_net_negative", delta), run("delta_net", delta), in);
     // Comba without decay that erases what it writes; and with the erase key decayed by hand
     check_same(run("comba", with(delta, {{"log_decay", none}, {"erase_key", k}})), run("delta_net", delta), in);
     check_same(run("comba", with(delta, {{"log_decay", g}, {"erase_key", exp(column(g)) * k}})), gated, in);
@@ -118,6 +74,12 @@ TEST_SUITE("identities") {
                  delta = slice(in.beta, 1, T - 1, T);
     const Tensor objective = 0.5 * sum(square(m - before)) + 0.5 * sum(reshape(delta, {}) * sum(square(v - matmul(m, k))));
     CHECK(difference(grad(objective, m), zero({V, K})) <= 1e-12);
+    // one key: its square is its own diagonal
+    Shared one_key;
+    const Tensor ones_q = one({1, T, 1, 1}), key = one_key.signal("k", {1, T, 1, 1}), value = one_key.signal("v", {1, T, 1, V});
+    const Tensor pace = one_key.gate("beta", {1, T, 1}, 0.1, 0.9);
+    check_same(run("longhorn_diagonal", {{"q", ones_q}, {"k", key}, {"v", value}, {"step_size", wide_as(pace, value)}}),
+               run("longhorn", {{"q", ones_q}, {"k", key}, {"v", value}, {"step_size", pace}}), one_key);
   }
 
   TEST_CASE("5. RWKV-7 holds Gated DeltaNet and GLA") {
@@ -172,6 +134,9 @@ TEST_SUITE("identities") {
     titans["initial_weight_1"] = in.signal("w1", {1, 5, K}, 0.5), titans["initial_weight_2"] = in.signal("w2", {1, V, 5}, 0.5);
     check_same(run("geometric / mlp[hidden=5] / descend[rule=momentum,at=chunk,chunk=1]", titans),
                run("geometric / mlp[hidden=5] / descend[rule=momentum,at=previous]", titans), in);
+    // to read a chunk of one as it entered is to read strictly
+    check_same(run("geometric / mlp[hidden=5] / descend[rule=momentum,at=chunk,chunk=1] / reading[read=chunk]", titans),
+               run("geometric / mlp[hidden=5] / descend[rule=momentum,at=previous] / reading[read=strict]", titans), in);
   }
 
   TEST_CASE("8. minibatches: of one token DeltaNet, of all tokens linear attention; row scales of 1 change nothing") {
@@ -220,6 +185,11 @@ TEST_SUITE("identities") {
     const Tensor w = plain.signal("v", {1, T, 1, V}), f = plain.decay("f", {1, T, 1});
     check_same(run("hgrn", {{"v", w}, {"log_decay", wide_as(f, w)}}),
                run("hgrn2", {{"q", one({1, T, 1, 1})}, {"v", w}, {"log_decay", column(f)}}), plain);
+    // LRU that does not turn is it again, with one decay for all tokens and what it writes not tied to it
+    const Tensor even = plain.signal("x", {1, T, 1, 4}), g1 = plain.decay("g1", {1, 2});
+    const Tensor every = broadcast_to(reshape(concat({g1, g1}, 1), {1, 1, 1, 4}), {1, T, 1, 4});
+    check_same(run("lru", {{"v", (1.0 - exp(every)) * even}, {"log_decay", g1}, {"phase", g1 * 0.0}}), run("hgrn", {{"v", even}, {"log_decay", every}}),
+               plain);
   }
 
   TEST_CASE("11. Mamba with one A is Mamba-2; Mamba-3 at the end of the trapezoid too") {
@@ -294,20 +264,6 @@ TEST_SUITE("identities") {
     levels["level_scale"] = one({1, T, 1, 3});
     CHECK_THROWS_WITH(run("fenwick[levels=3] / linear / descend[at=initial]", levels),
                       doctest::Contains("levels is 3, needs 4 at token 4"));
-  }
-
-  TEST_CASE("16. attention that forgets nothing, reflects nothing, corrects nothing or has no slope is attention") {
-    Usual in;
-    const Slots s{{"q", in.q}, {"k", in.k}, {"v", in.v}};
-    const Tensor y = run("softmax_attention", s), none = zero({1, T, 1});
-    const auto with = [&](Slots more) {
-      more.insert(s.begin(), s.end());
-      return more;
-    };
-    check_same(run("forgetting_attention", with({{"log_decay", none}})), y, in);
-    check_same(run("path_attention", with({{"path_key", in.k}, {"path_step", none}})), y, in);
-    check_same(run("deltaformer", with({{"step_size", none}})), y, in);
-    check_same(run("parallax", with({{"slope", zero(in.k.shape())}})), y, in);
   }
 
   TEST_CASE("30. LaCT with steps of 0 stands still, up to its renormalisation") {

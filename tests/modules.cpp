@@ -261,7 +261,8 @@ TEST_SUITE("modules") {
 
   TEST_CASE("derivatives of all parameters through a language model") {
     for (const std::string recipe :
-         {"softmax_attention", "gated_delta_net", "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
+         {"softmax_attention", "gated_delta_net", "mamba", "longhorn_diagonal", "hgrn", "lru",
+          "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
       CAPTURE(recipe);
       LanguageModelOptions options = tiny(recipe);
       options.tied = recipe != "gated_delta_net";
@@ -568,12 +569,13 @@ TEST_SUITE("modules") {
       LanguageModel model({.vocab = 64, .dim = 32, .blocks = 2, .heads = 2, .mixer = vocabulary().parse(recipe)}, 17);
       const DescribeOptions sizes{.batch = 3, .tokens = 80};
       const std::string text = describe(model, sizes);
-      const bool folds = recipe != "softmax_attention" && recipe != "gated_delta_net";
+      const bool folds = recipe.find("mlp") != recipe.npos;
       CAPTURE(text);
       CHECK(text.find("2 blocks of width 32") != text.npos);
       CHECK(text.find("blocks.0-1") != text.npos);
       CHECK(text.find(folds                           ? ": fold\n"
                       : recipe == "softmax_attention" ? ": softmax_attention/cpu-blocked\n"
+                      : recipe == "gla"               ? ": diagonal_decay/cpu-block\n"
                                                       : ": delta/cpu-chunk\n") != text.npos);
       for (const char* words : {", activations ", "weight decay acts on ", "not on gains, biases"}) CHECK(text.find(words) != text.npos);
       const Footprint f = footprint(model, sizes);

@@ -6,13 +6,35 @@ using namespace ttr;
 TEST_SUITE("parity") {
   TEST_CASE("every CPU route agrees with fold: outputs, final state, and the gradient of every slot and of the carried state") {
     const parity::Tally tally = parity::compare_all(cpu_device, {Dtype::f64, Dtype::f32});
-    for (const char* pair :
-         {"delta/cpu-chunk delta_net", "delta/cpu-chunk gated_delta_net", "delta/cpu-chunk l2_sgd", "delta/cpu-chunk longhorn", "scan/cpu-tiles hgrn",
-          "scan/cpu-tiles lru", "scan/cpu-tiles mamba", "scan/cpu-tiles longhorn_diagonal", "softmax_attention/cpu-blocked softmax_attention",
-          "softmax_attention/cpu-blocked qknorm_attention"}) {
+    for (const char* pair : {
+             "delta/cpu-chunk delta_net",
+             "delta/cpu-chunk gated_delta_net",
+             "delta/cpu-chunk l2_sgd",
+             "delta/cpu-chunk longhorn",
+             "scan/cpu-tiles hgrn",
+             "scan/cpu-tiles lru",
+             "scan/cpu-tiles mamba",
+             "scan/cpu-tiles longhorn_diagonal",
+             "softmax_attention/cpu-blocked softmax_attention",
+             "softmax_attention/cpu-blocked qknorm_attention",
+             "softmax_attention/cpu-blocked rms_qknorm_attention",
+             "softmax_attention/cpu-blocked nadaraya_watson",
+             "softmax_attention/cpu-blocked forgetting_attention",
+             "softmax_attention/cpu-local-linear local_linear_attention",
+             "normal_equations/cpu-factorised mesa",
+             "normal_equations/cpu-factorised mesa_net",
+             "normal_equations/cpu-factorised weighted_least_squares",
+             "normal_equations/cpu-factorised decaying_least_squares",
+             "normal_equations/cpu-factorised refreshed_least_squares",
+             "normal_equations/cpu-iterative mesa_net_cg"}) {
       CAPTURE(pair);
       REQUIRE(tally.runs.contains(pair));
       CHECK(tally.runs.at(pair) >= 30);   // shapes, options and dtypes: a route that stops accepting is not silently untested
+    }
+    for (const char* name : parity::kDecayRecipes) {
+      CAPTURE(name);
+      REQUIRE(tally.runs.contains(fmt::format("diagonal_decay/cpu-block {}", name)));
+      CHECK(tally.runs.at(fmt::format("diagonal_decay/cpu-block {}", name)) >= (parity::maps_features(published(name).recipe) ? 4 : 20));
     }
   }
 

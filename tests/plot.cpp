@@ -240,4 +240,28 @@ TEST_SUITE("plot") {
     CHECK_THROWS_WITH_AS((void)ttr::terminal(curve(), 10, 20), "[plot] size is 10 x 20, needs at least 30 x 9 characters", ttr::Error);
     CHECK_THROWS_AS(ttr::write_svg("/no/such/folder/a.svg", curve()), ttr::Error);
   }
+
+  TEST_CASE("a curve that begins high is cut off, marks stand at their place, and a long legend wraps") {
+    ttr::Plot plot{.title = "t", .x_label = "step", .y_label = "loss"};
+    plot.series = {{"one", {0, 1, 2, 3, 4}, {100, 3, 2, 1.5, 1.2}, true}};
+    plot.y_most = 3;
+    plot.marks = {{"here", 2}, {"outside", 9}};
+    const ttr::Frame frame = ttr::frame_of(plot, 5, 5);
+    CHECK(frame.y_high < 3.5);
+    CHECK(frame.shows(0, 100));
+    CHECK_FALSE(frame.inside(0, 100));
+    const std::string drawing = ttr::svg(plot);
+    CHECK(xml_fault(drawing) == "");
+    CHECK(count(drawing, "<circle") == 4 + 1);   // the point above is not drawn; the best one twice
+    CHECK(count(drawing, ">here</text>") == 1);
+    CHECK(count(drawing, "outside") == 0);
+    const std::string text = ttr::terminal(plot);
+    CHECK(count(text, "\u250a") > 5);
+    for (const std::string& row : rows_of(text)) CHECK(ttr::text_columns(row) <= 78);
+    plot.series.clear();
+    for (int i = 0; i < 12; ++i) plot.series.push_back({"a run with a name " + std::to_string(i), {0, 1}, {2.0, 1.0 + i}, true});
+    const std::string many = ttr::terminal(plot, 78, 24);
+    for (int i = 0; i < 12; ++i) CHECK(count(many, "a run with a name " + std::to_string(i) + " (") == 1);
+    CHECK(rows_of(many).size() == 24);
+  }
 }

@@ -107,7 +107,8 @@ inline ScanParts scan_answer(const ScanProblem& p) {
     const auto found = p.x.find(name);
     return found == p.x.end() ? none : found->second;
   };
-  const auto &q = of("q"), &k = of("k"), &v = of("v"), &gate = of("gate"), &rate = of("rate"), &in = of("memory_in"), &dy = of("dy"), &d_out = of("d_memory_out");
+  const auto &q = of("q"), &k = of("k"), &v = of("v"), &gate = of("gate"), &rate = of("rate");
+  const auto &in = of("memory_in"), &dy = of("dy"), &d_out = of("d_memory_out");
   ScanParts r;
   for (const char* name : {"q", "k", "v"})
     if (!of(name).empty()) r[std::string("d") + name].assign(of(name).size(), 0);
@@ -123,7 +124,9 @@ inline ScanParts scan_answer(const ScanProblem& p) {
       if (shape.kind == ScanKind::rotation) {
         for (int64_t i = 0; i < half; ++i) {
           using Complex = std::complex<double>;
-          const auto number = [&](const std::vector<double>& x, int64_t first) { return x.empty() ? Complex() : Complex(x[size_t(first + i)], x[size_t(first + half + i)]); };
+          const auto number = [&](const std::vector<double>& x, int64_t first) {
+            return x.empty() ? Complex() : Complex(x[size_t(first + i)], x[size_t(first + half + i)]);
+          };
           const auto write = [&](std::vector<double>& x, int64_t first, Complex z) { x[size_t(first + i)] = z.real(), x[size_t(first + half + i)] = z.imag(); };
           const Complex a = std::exp(Complex(gate[size_t(h * half + i)], rate[size_t(h * half + i)]));
           std::vector<Complex> m{number(in, at)};

@@ -15,7 +15,7 @@ using namespace ttr;
 using namespace ttr::reference;
 
 struct Wanted {
-  bool dq = true, dk = true, dv = true;
+  bool dq = true, dk = true, dv = true, biases = true;
 };
 
 // Scratch of exactly the bytes the kernel asked for, full of NaN, with a fence behind it.
@@ -45,12 +45,18 @@ template <class T> AttentionResult run_kernel(const AttentionProblem& p, int64_t
   std::vector<T> y(dy.size(), nan), dq(q.size(), nan), dk(k.size(), nan), dv(v.size(), nan), lse(size_t(s.batch * s.heads * s.tokens), nan);
   const int32_t* query_segments = p.query_segments.empty() ? nullptr : p.query_segments.data();
   const int32_t* key_segments = p.query_segments.empty() ? nullptr : p.key_segments.data();
+  const bool biased = !p.key_bias.empty();
+  const std::vector<T> head_scale(p.head_scale.begin(), p.head_scale.end());
+  std::vector<T> d_head_scale(biased ? lse.size() : 0, nan);
+  std::vector<double> d_key_bias(p.key_bias.size(), nan);
 
   AttentionForward<T> f{.size = s,
                         .q = {q.data(), q_stride},
                         .k = {k.data(), k_stride},
                         .v = {v.data(), v_stride},
                         .scale = T(p.scale),
+                        .head_scale = biased ? head_scale.data() : nullptr,
+                        .key_bias = biased ? p.key_bias.data() : nullptr,
                         .strict = p.strict,
                         .query_segments = query_segments,
                         .key_segments = key_segments,
@@ -65,6 +71,8 @@ template <class T> AttentionResult run_kernel(const AttentionProblem& p, int64_t
                          .k = f.k,
                          .v = f.v,
                          .scale = f.scale,
+                         .head_scale = f.head_scale,
+                         .key_bias = f.key_bias,
                          .strict = p.strict,
                          .query_segments = query_segments,
                          .key_segments = key_segments,
@@ -77,6 +85,7 @@ template <class T> AttentionResult run_kernel(const AttentionProblem& p, int64_t
   if (wanted.dq) g.dq = {dq.data(), q_stride};
   if (wanted.dk) g.dk = {dk.data(), k_stride};
   if (wanted.dv) g.dv = {dv.data(), v_stride};
+  if (biased && wanted.biases) g.d_head_scale = d_head_scale.data(), g.d_key_bias = d_key_bias.data();
   Scratch backward(cpu::softmax_attention_workspace(g));
   CHECK(cpu::softmax_attention_backward(g, backward) == Status::ok);
   CHECK(backward.intact());
@@ -88,7 +97,9 @@ template <class T> AttentionResult run_kernel(const AttentionProblem& p, int64_t
           {lse.begin(), lse.end()},
           take_up(dq, q_width, q_stride),
           take_up(dk, k_width, k_stride),
-          take_up(dv, v_width, v_stride)};
+          take_up(dv, v_width, v_stride),
+          {d_head_scale.begin(), d_head_scale.end()},
+          d_key_bias};
 }
 
 // The largest |a - b| over the larger of 1 and |b|; infinite where one is NaN or only one is infinite.
@@ -115,6 +126,7 @@ double norm_error(const std::vector<double>& a, const std::vector<double>& b) { 
 AttentionProblem rounded(AttentionProblem p) {   // inputs that f32 holds exactly
   for (auto* x : {&p.q, &p.k, &p.v, &p.dy})
     for (double& value : *x) value = double(float(value));
+  for (double& value : p.head_scale) value = double(float(value));
   p.scale = double(float(p.scale));
   return p;
 }
@@ -123,7 +135,8 @@ AttentionProblem rounded(AttentionProblem p) {   // inputs that f32 holds exactl
 TEST_SUITE("softmax_attention_kernel") {
   TEST_CASE("the reference's gradients are its differences") {
     for (const AttentionCase& c :
-         {AttentionCase{{1, 5, 7, 4, 2, 1, 3, 4}}, AttentionCase{{1, 6, 6, 2, 2, 2, 3, 2}, true, Documents::tangled, 2}}) {
+         {AttentionCase{{1, 5, 7, 4, 2, 1, 3, 4}}, AttentionCase{{1, 6, 6, 2, 2, 2, 3, 2}, true, Documents::tangled, 2},
+          AttentionCase{{2, 5, 7, 4, 2, 1, 3, 4}, false, Documents::one, 1, 0, true}}) {
       AttentionProblem p = attention_problem(c, 3);
       const AttentionResult truth = attention(p);
       auto loss = [&] {
@@ -146,6 +159,10 @@ TEST_SUITE("softmax_attention_kernel") {
       check(p.q, truth.dq);
       check(p.k, truth.dk);
       check(p.v, truth.dv);
+      check(p.key_bias, truth.d_key_bias);
+      std::vector<double> d_scale(p.head_scale.size(), 0);
+      for (size_t i = 0; i < truth.d_head_scale.size(); ++i) d_scale[i / size_t(p.size.tokens) % size_t(p.size.heads)] += truth.d_head_scale[i];
+      check(p.head_scale, d_scale);
     }
   }
 
@@ -162,6 +179,8 @@ TEST_SUITE("softmax_attention_kernel") {
       CHECK(worst(got.dq, truth.dq) < 1e-10);
       CHECK(worst(got.dk, truth.dk) < 1e-10);
       CHECK(worst(got.dv, truth.dv) < 1e-10);
+      CHECK(worst(got.d_head_scale, truth.d_head_scale) < 1e-10);
+      CHECK(worst(got.d_key_bias, truth.d_key_bias) < 1e-10);
     }
   }
 
@@ -172,23 +191,26 @@ TEST_SUITE("softmax_attention_kernel") {
       CAPTURE(seed);
       const AttentionProblem p = rounded(attention_problem(c, seed++));
       const AttentionResult truth = attention(p), got = run_kernel<float>(p, c.extra);
-      const double bound = 2e-6 * std::max(1.0, c.logits / 2);   // an error of a logit is a relative error of its weight
+      const double bound = 2e-6 * std::max(c.biased ? 2.0 : 1.0, c.logits / 2);   // an error of a logit is a relative error of its weight
       CHECK(norm_error(got.y, truth.y) < bound);
       CHECK(worst(got.lse, truth.lse) < bound);
       CHECK(norm_error(got.dq, truth.dq) < bound);
       CHECK(norm_error(got.dk, truth.dk) < bound);
       CHECK(norm_error(got.dv, truth.dv) < bound);
+      CHECK(worst(got.d_head_scale, truth.d_head_scale) < 8 * bound);   // each is a sum of terms of both signs, about as large as the logits
+      CHECK(worst(got.d_key_bias, truth.d_key_bias) < 4 * bound);
     }
   }
 
   TEST_CASE("a gradient nobody needs is left alone and changes no other") {
     for (const AttentionCase& c :
-         {AttentionCase{{2, 130, 135, 4, 2, 4, 16, 24}, false, Documents::packed}, AttentionCase{{1, 65, 65, 2, 2, 2, 8, 8}, true}}) {
+         {AttentionCase{{2, 130, 135, 4, 2, 4, 16, 24}, false, Documents::packed}, AttentionCase{{1, 65, 65, 2, 2, 2, 8, 8}, true},
+          AttentionCase{{1, 130, 135, 4, 2, 4, 16, 24}, false, Documents::packed, 1, 0, true}}) {
       const AttentionProblem p = attention_problem(c, 5);
       const AttentionResult all = run_kernel<double>(p);
-      for (int mask = 0; mask < 8; ++mask) {
+      for (int mask = 0; mask < 16; ++mask) {
         CAPTURE(mask);
-        const Wanted wanted{(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0};
+        const Wanted wanted{(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0, (mask & 8) != 0};
         const AttentionResult some = run_kernel<double>(p, 0, wanted);
         auto nothing = [](const std::vector<double>& x) {
           return std::all_of(x.begin(), x.end(), [](double value) { return std::isnan(value); });
@@ -196,6 +218,8 @@ TEST_SUITE("softmax_attention_kernel") {
         CHECK((wanted.dq ? some.dq == all.dq : nothing(some.dq)));
         CHECK((wanted.dk ? some.dk == all.dk : nothing(some.dk)));
         CHECK((wanted.dv ? some.dv == all.dv : nothing(some.dv)));
+        CHECK((wanted.biases ? some.d_head_scale == all.d_head_scale : nothing(some.d_head_scale)));
+        CHECK((wanted.biases ? some.d_key_bias == all.d_key_bias : nothing(some.d_key_bias)));
       }
     }
   }

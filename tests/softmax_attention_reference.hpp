@@ -2,6 +2,7 @@
 // tried on.
 // Plain vectors, dense: q [B, T, H, K], k [B, keys, Hk, K], v [B, keys, Hv, V], y [B, T, H, V], lse [B, H, T].
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -24,6 +25,7 @@ struct AttentionCase {
   Documents documents = Documents::one;
   double logits = 1;      // how large the logits are, roughly
   int64_t extra = 0;      // columns of a token beside the ones it owns: token_stride = heads * dim + extra
+  bool biased = false;    // a scale a head, and a bias a key that rises by about 0.3 a token, as forgetting makes it
 
   std::string name() const {
     auto n = [](int64_t x) { return std::to_string(x); };
@@ -32,7 +34,7 @@ struct AttentionCase {
            (documents == Documents::one      ? ""
             : documents == Documents::packed ? " packed"
                                              : " tangled") +
-           " logits " + std::to_string(int(logits)) + " extra " + n(extra);
+           " logits " + std::to_string(int(logits)) + " extra " + n(extra) + (biased ? " biased" : "");
   }
 };
 
@@ -60,6 +62,13 @@ inline std::vector<AttentionCase> attention_cases() {
   cases.push_back({{1, 130, 130, 2, 2, 2, 60, 64}, true, Documents::tangled, 50});
   cases.push_back({{2, 65, 70, 4, 2, 1, 60, 12}, false, Documents::one, 1, 37});
   cases.push_back({{2, 130, 130, 3, 3, 3, 64, 64}, false, Documents::packed, 4, 192});
+  for (int64_t tokens : {1, 63, 130}) cases.push_back({{2, tokens, tokens, 2, 2, 2, 8, 12}, false, Documents::one, 1, 0, true});
+  cases.push_back({{2, 65, 200, 6, 3, 2, 20, 12}, false, Documents::one, 3, 5, true});
+  cases.push_back({{1, 400, 430, 2, 2, 2, 16, 16}, false, Documents::packed, 1, 0, true});
+  cases.push_back({{1, 130, 130, 4, 1, 2, 60, 8}, true, Documents::tangled, 1, 0, true});
+  cases.push_back({{2, 65, 64, 2, 2, 2, 8, 8}, true, Documents::one, 1, 0, true});
+  cases.push_back({{3, 1, 150, 2, 1, 2, 60, 64}, false, Documents::one, 1, 0, true});
+  cases.push_back({{1, 600, 610, 2, 1, 2, 8, 8}, false, Documents::one, 1, 0, true});   // the oldest keys are forgotten altogether
   return cases;
 }
 
@@ -69,10 +78,12 @@ struct AttentionProblem {
   bool strict = false;
   std::vector<int32_t> query_segments, key_segments;   // [B, T], [B, keys]; empty: one document
   std::vector<double> q, k, v, dy;
+  std::vector<double> head_scale, key_bias;            // [H], [B, keys, H]; empty: none
 };
 
 struct AttentionResult {
   std::vector<double> y, lse, dq, dk, dv;
+  std::vector<double> d_head_scale = {}, d_key_bias = {};   // [B, H, T], [B, keys, H]; empty without
 };
 
 struct Numbers {   // a fixed sequence of numbers, the same on every machine
@@ -102,6 +113,11 @@ inline AttentionProblem attention_problem(const AttentionCase& from, uint64_t se
   p.k = numbers.spread(s.batch * s.keys * s.key_heads * s.key_dim);
   p.v = numbers.spread(s.batch * s.keys * s.value_heads * s.value_dim);
   p.dy = numbers.spread(s.batch * s.tokens * s.heads * s.value_dim);
+  if (from.biased) {
+    for (int64_t h = 0; h < s.heads; ++h) p.head_scale.push_back(0.5 + numbers.uniform());
+    for (int64_t i = 0; i < s.batch * s.keys * s.heads; ++i)
+      p.key_bias.push_back(0.3 * double(i / s.heads % s.keys) + numbers.uniform());
+  }
   if (from.documents == Documents::one) return p;
   for (int64_t b = 0; b < s.batch; ++b) {
     std::vector<int32_t> at_key;
@@ -130,6 +146,8 @@ inline AttentionResult attention(const AttentionProblem& p) {
   r.dk.assign(p.k.size(), 0);
   r.dv.assign(p.v.size(), 0);
   r.lse.assign(size_t(s.batch * s.heads * s.tokens), -std::numeric_limits<double>::infinity());
+  const bool biased = !p.key_bias.empty();
+  if (biased) r.d_key_bias.assign(p.key_bias.size(), 0), r.d_head_scale.assign(r.lse.size(), 0);
   for (int64_t b = 0; b < s.batch; ++b)
     for (int64_t h = 0; h < s.heads; ++h)
       for (int64_t t = 0; t < s.tokens; ++t) {
@@ -140,16 +158,20 @@ inline AttentionResult attention(const AttentionProblem& p) {
         };
         const double* q = p.q.data() + query * size_t(s.key_dim);
         const double* dy = p.dy.data() + query * size_t(s.value_dim);
+        const double scale = p.scale * (biased ? p.head_scale[size_t(h)] : 1);
+        auto bias_at = [&](int64_t i) { return size_t((b * s.keys + i) * s.heads + h); };
+        const int64_t newest = std::clamp<int64_t>(t + s.keys - s.tokens - (p.strict ? 1 : 0), 0, s.keys - 1);
         std::vector<int64_t> seen;
-        std::vector<double> logit;
+        std::vector<double> logit, product;
         double largest = -std::numeric_limits<double>::infinity();
         for (int64_t i = 0; i < s.keys; ++i)
           if (is_visible(p, b, t, i)) {
             double l = 0;
             for (int64_t d = 0; d < s.key_dim; ++d) l += q[d] * p.k[key_row(i) + size_t(d)];
             seen.push_back(i);
-            logit.push_back(p.scale * l);
-            largest = std::max(largest, p.scale * l);
+            product.push_back(p.scale * l);
+            logit.push_back(scale * l + (biased ? p.key_bias[bias_at(i)] - p.key_bias[bias_at(newest)] : 0));
+            largest = std::max(largest, logit.back());
           }
         if (seen.empty()) continue;
         double total = 0;
@@ -171,11 +193,14 @@ inline AttentionResult attention(const AttentionProblem& p) {
           mean += weight * d_weight;
         }
         for (size_t j = 0; j < seen.size(); ++j) {
-          const double d_logit = p.scale * probability[j] * (d_probability[j] - mean);
+          const double d_logit = probability[j] * (d_probability[j] - mean);
           for (int64_t d = 0; d < s.key_dim; ++d) {
-            r.dq[query * size_t(s.key_dim) + size_t(d)] += d_logit * p.k[key_row(seen[j]) + size_t(d)];
-            r.dk[key_row(seen[j]) + size_t(d)] += d_logit * q[d];
+            r.dq[query * size_t(s.key_dim) + size_t(d)] += scale * d_logit * p.k[key_row(seen[j]) + size_t(d)];
+            r.dk[key_row(seen[j]) + size_t(d)] += scale * d_logit * q[d];
           }
+          if (!biased) continue;
+          r.d_head_scale[size_t((b * s.heads + h) * s.tokens + t)] += d_logit * product[j];
+          r.d_key_bias[bias_at(seen[j])] += d_logit;
         }
       }
   return r;

@@ -31,7 +31,7 @@ TEST_SUITE("text") {
   TEST_CASE("a file is taken byte for byte") {
     const Folder folder;
     const std::string bytes("one\r\ntwo\0three\xff\n", 16);
-    const ttr::Text text = ttr::load_text({.file = folder.file("a.txt", bytes)});
+    const ttr::Text text = ttr::load_text({.files = {folder.file("a.txt", bytes)}});
     CHECK(text.bytes == bytes);
     CHECK(text.source == folder.path.string() + "/a.txt, 16 bytes");
     CHECK_FALSE(text.entropy_nats_per_byte.has_value());
@@ -41,16 +41,16 @@ TEST_SUITE("text") {
     const Folder folder;
     const std::string at = folder.path.string();
     const std::string missing = fmt::format("[data] file {}/none does not exist, needs to be a text file", at);
-    CHECK_THROWS_WITH_AS(ttr::load_text({.file = at + "/none"}), missing.c_str(), ttr::Error);
+    CHECK_THROWS_WITH_AS(ttr::load_text({.files = {at + "/none"}}), missing.c_str(), ttr::Error);
     const std::string directory = fmt::format("[data] file {} is a directory, needs to be a text file", at);
-    CHECK_THROWS_WITH_AS(ttr::load_text({.file = at}), directory.c_str(), ttr::Error);
+    CHECK_THROWS_WITH_AS(ttr::load_text({.files = {at}}), directory.c_str(), ttr::Error);
     const std::string empty = fmt::format("[data] file {}/empty is 0 bytes, needs some text", at);
-    CHECK_THROWS_WITH_AS(ttr::load_text({.file = folder.file("empty", "")}), empty.c_str(), ttr::Error);
-    CHECK_THROWS_WITH_AS(ttr::load_text({.file = "/dev/zero"}),
+    CHECK_THROWS_WITH_AS(ttr::load_text({.files = {folder.file("empty", "")}}), empty.c_str(), ttr::Error);
+    CHECK_THROWS_WITH_AS(ttr::load_text({.files = {"/dev/zero"}}),
                          "[data] file /dev/zero is not a regular file or a pipe, needs to be a text file", ttr::Error);
     const std::string locked = folder.file("locked", "text");
     std::filesystem::permissions(locked, std::filesystem::perms::none);
-    if (geteuid() != 0) CHECK_THROWS_AS(ttr::load_text({.file = locked}), ttr::Error);   // root may read everything
+    if (geteuid() != 0) CHECK_THROWS_AS(ttr::load_text({.files = {locked}}), ttr::Error);   // root may read everything
   }
 
   TEST_CASE("a Bible loses its references, and a wrong one is not trained on") {

@@ -11,7 +11,7 @@ using namespace ttr;
 
 int main(int count, char** arguments) {
   constexpr int64_t kSteps = 120, kTokens = 64;
-  const Text text = load_text({.file = count > 1 ? arguments[1] : ""});
+  const Text text = load_text({.files = {arguments + 1, arguments + count}});
   const Split split = split_text(text, kTokens);
   const Schedule schedule{.rate = 0.01, .kind = ScheduleKind::cosine, .warmup = 10, .schedule_steps = kSteps};
   Plot plot{.title = fmt::format("Two recipes on {}", text.source), .x_label = "step", .y_label = "loss (nats per byte)"};

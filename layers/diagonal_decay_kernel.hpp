@@ -1,0 +1,98 @@
+// Border of the stem `diagonal_decay`: one outer product a token into a memory that forgets by a diagonal. Derivation: docs/layers/diagonal_decay.md.
+//
+//   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   a_t = exp(g_t)        M [V, K]; g a number a token and head, or one a channel
+//   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)                    inclusive; strict: M_{t-1} q_t; u [K] the bonus, or 0
+//
+//   linear_attention (arXiv 2006.16236)               a = 1
+//   retnet, simple_gla, mamba2 (arXiv 2307.08621, 2312.06635, 2405.21060)   a a number
+//   gla, hgrn2 (arXiv 2312.06635, 2404.07904)         a a vector                 (hgrn2: k = 1 - a)
+//   rwkv6 (arXiv 2404.05892)                          a a vector, strict, u
+//   mlstm (arXiv 2405.04517)                          a and w of gates on a running scale, below; v with a channel of ones, the normaliser
+//
+// a_t may be 0, and is where a document starts: g = -inf, or another number in segments. Products of decays are formed by recurrence,
+// never as a quotient or as exp of a difference of sums, so that the strongest decay costs no digit.
+#pragma once
+#include <ttr/core/border.hpp>
+
+namespace ttr {
+
+constexpr int64_t kDecayChunk = 64;   // tokens a saved state; the last chunk may be short
+
+struct DecaySizes {
+  int64_t batch = 0, tokens = 0, heads = 0;
+  int64_t key_heads = 0, value_heads = 0;      // each divides heads; head h reads key head h / (heads / key_heads)
+  int64_t key_dim = 0, value_dim = 0;
+  TTR_BOTH int64_t chunks() const { return (tokens + kDecayChunk - 1) / kDecayChunk; }
+};
+
+// What stands beside q, k and v.
+template <class T> struct DecayGates {
+  const Wide<T>* log_decay = nullptr;   // g: [B, T, H], or [B, T, H, K] when per_channel; null: 0
+  bool per_channel = false;
+  bool strict = false;                  // y_t reads M_{t-1}
+  const Wide<T>* write = nullptr;       // w: [B, T, H]; null: 1
+  const Wide<T>* bonus = nullptr;       // u: [H, K]; null: 0
+  const int32_t* segments = nullptr;    // [B, T]: a token whose number differs from the one before begins with an empty memory; null: one document
+  Wide<T> scale = 1;
+};
+
+template <class T> struct DecayForward {
+  DecaySizes size;
+  DecayGates<T> gates;
+  Rows<const T> q;                      // [B, T, H,  K]
+  Rows<const T> k;                      // [B, T, Hk, K]
+  Rows<const T> v;                      // [B, T, Hv, V]
+  const Wide<T>* memory_in = nullptr;   // [B, H, V, K]; null: zero
+  Wide<T>* memory_out = nullptr;        // [B, H, V, K]
+  Wide<T>* saved = nullptr;             // [B, H, chunks, V, K]: the memory that enters each chunk, for the backward; null: not wanted
+  Rows<T> y;                            // [B, T, H, V]
+};
+
+template <class T> struct DecayBackward {
+  DecaySizes size;
+  DecayGates<T> gates;
+  Rows<const T> q, k, v;
+  const Wide<T>* saved = nullptr;       // [B, H, chunks, V, K] from the forward
+  Rows<const T> dy;                     // [B, T, H, V]
+  const Wide<T>* d_memory_out = nullptr;   // [B, H, V, K]; null: zero
+  // Overwritten, never accumulated; a null pointer is a gradient nobody needs. dq, dk, dv sum over the heads that share a row.
+  Rows<T> dq, dk, dv;                   // shapes of q, k, v
+  Wide<T>* d_log_decay = nullptr;       // the shape of log_decay
+  Wide<T>* d_write = nullptr;           // [B, T, H]
+  Wide<T>* d_bonus = nullptr;           // [B, H, K]: one a sequence; the caller sums over B
+  Wide<T>* d_memory_in = nullptr;       // [B, H, V, K]
+};
+
+// The running scale of unbounded write gates: m_t = max(g_t + m_{t-1}, w_t), m_{t-1} = 0 where a document starts (arXiv 2405.04517).
+// With exp(w_t - m_t) for the write and g_t + m_{t-1} - m_t for the log decay, no gate exceeds 1.
+template <class A> struct RunningScale {
+  int64_t batch = 0, tokens = 0, heads = 0;
+  const A* log_decay = nullptr;         // g [B, T, H]
+  const A* log_write = nullptr;         // w [B, T, H]
+  const A* initial = nullptr;           // [B, H]; null: 0
+  const int32_t* segments = nullptr;    // [B, T]; null: one document
+  A* scale = nullptr;                   // m [B, T, H]: written by the forward, read by the backward
+  const A* d_scale = nullptr;           // [B, T, H]
+  A *d_log_decay = nullptr, *d_log_write = nullptr;   // [B, T, H]
+  A* d_initial = nullptr;               // [B, H]; null: not wanted
+};
+
+namespace cpu {   // T, A: float, double
+template <class T> size_t diagonal_decay_workspace(const DecayForward<T>&);
+template <class T> size_t diagonal_decay_workspace(const DecayBackward<T>&);
+template <class T> Status diagonal_decay_forward(const DecayForward<T>&, Workspace);
+template <class T> Status diagonal_decay_backward(const DecayBackward<T>&, Workspace);
+template <class A> Status running_scale_forward(const RunningScale<A>&);
+template <class A> Status running_scale_backward(const RunningScale<A>&);
+}  // namespace cpu
+
+namespace cuda {  // T: float, bf16, double; A: float, double
+template <class T> size_t diagonal_decay_workspace(const DecayForward<T>&);
+template <class T> size_t diagonal_decay_workspace(const DecayBackward<T>&);
+template <class T> Status diagonal_decay_forward(const DecayForward<T>&, Workspace, Stream);
+template <class T> Status diagonal_decay_backward(const DecayBackward<T>&, Workspace, Stream);
+template <class A> Status running_scale_forward(const RunningScale<A>&, Stream);
+template <class A> Status running_scale_backward(const RunningScale<A>&, Stream);
+}  // namespace cuda
+
+}  // namespace ttr
