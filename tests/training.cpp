@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -320,12 +321,18 @@ TEST_CASE("a batch in pieces is the batch, also when documents leave unlike numb
   std::string text;
   for (int i = 0; i < 200; ++i) text += std::string(size_t(1 + i * 7 % 23), char('a' + i % 5)) + "\n\n";
   write(folder / "text", text);
+  const Documents documents = split_documents(text, "\n\n");
+  const auto size = int64_t(documents.bytes.size()), first = size - size / 10;
+  int64_t targets = 0;
+  for (int64_t i = first; i + 1 < size; ++i) targets += documents.document_of(i) == documents.document_of(i + 1);
+  const std::string expected = "nats per byte over " + std::to_string(targets) + " targets";
   const auto run = [&](const std::string& name, const std::string& pieces) {
     const Ran ran = ttr_run(folder, tiny(folder, {"--steps", "10", "--batch", "6", "--documents", "\n\n", "--dtype", "f64", "--accumulate", pieces, "--recipe",
                                                   "delta_net", "--out", folder / name}));
     CAPTURE(ran.err);
     REQUIRE(ran.code == 0);
     CHECK(ran.out.find("200 documents without their separators, packed") != std::string::npos);
+    CHECK(ran.out.find(expected) != std::string::npos);
     return metrics_in(folder / name);
   };
   const auto one = run("one", "1");
@@ -386,8 +393,15 @@ TEST_SUITE("slow_training") {
 
 TEST_CASE("200 kills at random moments lose nothing") {
   const Folder folder;
-  const Words run{"--steps", "400", "--eval-every", "20", "--save-every", "4", "--keep", "2", "--ema", "0.9"};
-  REQUIRE(ttr_run(folder, tiny(folder, joined(run, {"--out", folder / "whole"}))).code == 0);
+  const Words run{"--steps", "2000", "--eval-every", "100", "--save-every", "5", "--keep", "2", "--ema", "0.9"};
+  const auto timed = [](auto&& f) {
+    const auto from = std::chrono::steady_clock::now();
+    f();
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - from).count();
+  };
+  const double start = timed([&] { REQUIRE(ttr_run(folder, tiny(folder, {"--steps", "1", "--out", folder / "start"})).code == 0); });
+  const double whole = timed([&] { REQUIRE(ttr_run(folder, tiny(folder, joined(run, {"--out", folder / "whole"}))).code == 0); });
+  const auto latest = uint32_t(1.5 * start + whole / 40);   // microseconds: some kills come before the first step, most among the steps
   std::mt19937 random(1);
   const std::string broken = folder / "broken";
   int kills = 0;
@@ -397,7 +411,7 @@ TEST_CASE("200 kills at random moments lose nothing") {
     const bool begun = fs::exists(broken + "/config.toml");
     const Words words = begun ? Words{"train", "--resume", broken} : tiny(folder, joined(run, {"--out", broken}));
     Child child(folder, words, [] { setenv("TTR_THREADS", "1", 1); });
-    usleep(useconds_t(random() % 60'000));
+    usleep(useconds_t(random() % latest));
     kill(child.id, SIGKILL);
     const int code = child.wait();
     if (code == -SIGKILL) {
