@@ -48,7 +48,7 @@ RunFolder RunFolder::fresh(const std::string& path) {
   if (fs::exists(path, error) && !fs::is_directory(path, error))
     throw refuse(kWhere, "--out {} is a file, needs a new or empty folder", path);
   const bool made = fs::create_directories(path, error);
-  if (!fs::is_directory(path)) throw refuse(kWhere, "--out {} cannot be made: {}", path, error.message());
+  if (std::error_code ignored; !fs::is_directory(path, ignored)) throw refuse(kWhere, "--out {} cannot be made: {}", path, error.message());
   if (access(path.c_str(), R_OK | W_OK | X_OK) != 0)
     throw refuse(kWhere, "--out {} is a folder that cannot be written to, needs one that can", path);
   RunFolder folder(path);

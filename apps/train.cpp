@@ -127,6 +127,7 @@ int train_model(const TrainFlags& flags) {
   const Corpus corpus(std::move(text), c, known);
   const Tokenizer& tokenizer = corpus.tokenizer();
   check_memory(c, tokenizer.vocab(), place);
+  if (!folder->checkpoint().empty()) check_sizes(kWhere, c, tokenizer.vocab(), SafetensorsFile(folder->checkpoint()));
   LanguageModel model = model_of(c, tokenizer.vocab(), place);
   ModelTrainer trainer(model, rule_of(c), loss_of, uint64_t(c.seed), c.ema);
   const std::string metrics_path = folder->file("metrics.jsonl"), last = folder->file("last.safetensors"),

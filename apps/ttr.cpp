@@ -180,8 +180,20 @@ int run(int argc, char** argv) {
   benches->add_option("--what", bench.what, "What to time; a stem's name: its routes")->check(CLI::IsMember(things));
   devices(benches->add_option("--device", bench.device, "cpu or cuda"));
 
+  for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    for (CLI::Option* o : command->get_options([](const CLI::Option* known) { return known->get_type_size() == 0; }))
+      o->check(CLI::Validator(
+          [](std::string& text) { return text == "true" || text == "false" ? std::string() : fmt::format("is {}, needs true or false, or nothing", text); }, ""));
+  std::vector<std::string> words;   // from the last to the first
+  for (int i = argc; i-- > 1;) {
+    const std::string word = argv[i];
+    const bool empty = word.starts_with("--") && word.size() > 3 && word.find('=') == word.size() - 1;   // "--prompt=" must not take the next word
+    if (empty) words.insert(words.end(), {"", word.substr(0, word.size() - 1)});
+    else words.push_back(word);
+  }
+
   try {
-    app.parse(argc, argv);
+    app.parse(words);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);   // --help, --version
     const std::string unknown = stranger(app);
