@@ -65,7 +65,7 @@ RunConfig config_of_toml(const std::string& text, const std::string& path) {
     std::string what(e.description());
     for (char& c : what)
       if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-    throw refuse(kWhere, "line {} of {} is no TOML: {}", e.source().begin.line, path, what);
+    throw refuse(kWhere, "line {} of {} is no TOML: {}; needs key = value", e.source().begin.line, path, what);
   }
   RunConfig config;
   std::vector<std::string> known;

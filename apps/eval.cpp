@@ -56,7 +56,6 @@ int eval_model(const EvalOptions& o) {
   const Run run = load_run(kWhere, o.from, place_named(o.device, o.dtype));
   const RunConfig& c = run.config;
   const std::int64_t context = o.context ? o.context : c.context;
-  const std::string folder = o.by_position ? folder_for(o, run) : "";
   const Own own = own_text(c, o.data.empty());
 
   Text text;
@@ -77,6 +76,7 @@ int eval_model(const EvalOptions& o) {
   const std::string_view scored = std::string_view(documents.bytes).substr(size_t(begin));
   if (tokens.count() < 2) throw refuse(kWhere, "the text has {} tokens, needs at least 2: the first is only read", tokens.count());
 
+  const std::string folder = o.by_position ? folder_for(o, run) : "";
   fmt::print("model: {}, {}\ntext: {}{}, {} bytes", run.file, c.recipe, text.source, part, scored.size());
   if (!run.tokenizer.is_byte()) fmt::print(" in {} tokens of {} ({})", tokens.count(), run.tokenizer.vocab(), run.tokenizer.kind());
   fmt::print("\ncontext: {}{}\n\n", context, context == c.context ? "" : fmt::format(", trained on {}", c.context));

@@ -6,7 +6,6 @@
 #include <ttr/optim/arena.hpp>
 
 namespace ttr {
-namespace {
 
 // Before a model of these sizes is made: its embedding is in the file, and so is a tensor for every block.
 void check_sizes(const char* where, const RunConfig& c, int64_t vocab, const SafetensorsFile& file) {
@@ -18,8 +17,6 @@ void check_sizes(const char* where, const RunConfig& c, int64_t vocab, const Saf
     throw refuse(where, "{} says {} blocks of {} heads and holds {} tensors, needs a tensor a block and a channel a head", file.path(), c.blocks, c.heads,
                  file.names().size());
 }
-
-}  // namespace
 
 Run load_run(const char* where, const std::string& from, Options place) {
   namespace fs = std::filesystem;

@@ -4,6 +4,7 @@
 #include <ttr/apps/run_config.hpp>
 #include <ttr/apps/text.hpp>
 #include <ttr/apps/tokenizer.hpp>
+#include <ttr/core/safetensors.hpp>
 
 namespace ttr {
 
@@ -16,6 +17,9 @@ struct Run {
 
 // `from`: a run's folder, whose best checkpoint is taken, else its last; or a checkpoint. `where` is the first word of refusals.
 Run load_run(const char* where, const std::string& from, Options place);
+
+// Before a model is made that a checkpoint does not hold.
+void check_sizes(const char* where, const RunConfig&, int64_t vocab, const SafetensorsFile&);
 
 Text text_of(const RunConfig&);   // what it trains on
 

@@ -58,7 +58,8 @@ RunConfig config_of_json(const std::string& json, const std::string& from) {
                                                      : found->is_number_integer();
     if (kind) value = found->template get<T>();
     if (!kind || !permits(key.allowed, value))
-      throw refuse("config", "{} is {} in the metadata of {}, needs {}", key.name, found->dump(), from, wanted<T>(key.allowed));
+      throw refuse("config", "{} is {} in the metadata of {}, needs {}", key.name,
+                   found->is_structured() ? std::string(found->type_name()) : found->dump(), from, wanted<T>(key.allowed));   // dump() recurses
   });
   return config;
 }

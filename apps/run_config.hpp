@@ -39,7 +39,7 @@ struct RunConfig {
   int64_t profile = 0;
 
   void each(auto&& f) {
-    const Allowed positive{.least = 1}, size{.least = 1, .below = 1e6}, count{.least = 0}, amount{.least = 0}, share{.least = 0, .below = 1};
+    const Allowed positive{.least = 1, .below = 1e15}, size{.least = 1, .below = 1e6}, count{.least = 0, .below = 1e15}, natural{.least = 0}, amount{.least = 0}, share{.least = 0, .below = 1};
     f(ConfigKey{"recipe", "A published name, or weights / function / optimizer", {}, true}, recipe);
     f(ConfigKey{"ingredients", "What the recipe's name stands for; written by the program", {}, true}, ingredients);
     f(ConfigKey{"core_only", "The memory without what usually stands around it: no convolution, no norm and no gate of its answer", {}, true}, core_only);
@@ -58,7 +58,7 @@ struct RunConfig {
     f(ConfigKey{"context", "Tokens of a sequence", {.least = 1, .below = 1e9}, true}, context);
     f(ConfigKey{"optimizer", "adamw, sgd or momentum", {.words = {"adamw", "sgd", "momentum"}}, true}, optimizer);
     f(ConfigKey{"lr", "Highest learning rate", amount}, lr);
-    f(ConfigKey{"warmup", "Steps up to it; -1: a tenth of the run, at most 100", {.least = -1}}, warmup);
+    f(ConfigKey{"warmup", "Steps up to it; -1: a tenth of the run, at most 100", {.least = -1, .below = 1e15}}, warmup);
     f(ConfigKey{"schedule", "What follows: constant, cosine or wsd", {.words = {"constant", "cosine", "wsd"}}}, schedule);
     f(ConfigKey{"schedule_steps", "Length of cosine and wsd; 0: --steps", count}, schedule_steps);
     f(ConfigKey{"clip", "Largest norm of the gradient; 0: no clipping", amount}, clip);
@@ -66,7 +66,7 @@ struct RunConfig {
     f(ConfigKey{"beta2", "Of adamw", share}, beta2);
     f(ConfigKey{"momentum", "Of momentum", share}, momentum);
     f(ConfigKey{"ema", "Decay of the running average of the weights that is evaluated and sampled; 0: none", share, true}, ema);
-    f(ConfigKey{"seed", "Of initial values, data and samples", count, true}, seed);
+    f(ConfigKey{"seed", "Of initial values, data and samples", natural, true}, seed);
     f(ConfigKey{"eval_every", "Steps between validations; 0: four in the run", count}, eval_every);
     f(ConfigKey{"save_every", "Steps between checkpoints; 0: as eval_every", count}, save_every);
     f(ConfigKey{"keep", "Numbered checkpoints kept beside last and best", count}, keep);

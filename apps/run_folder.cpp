@@ -36,9 +36,10 @@ RunFolder::RunFolder(std::string path) : path_(std::move(path)) {
 }
 
 RunFolder::RunFolder(RunFolder&& o) noexcept
-    : path_(std::move(o.path_)), checkpoint_(std::move(o.checkpoint_)), lock_(std::exchange(o.lock_, -1)) {}
+    : path_(std::move(o.path_)), checkpoint_(std::move(o.checkpoint_)), lock_(std::exchange(o.lock_, -1)), made_(std::exchange(o.made_, false)) {}
 
 RunFolder::~RunFolder() {
+  if (made_) rmdir(path_.c_str());   // only when nothing was written to it
   if (lock_ >= 0) close(lock_);
 }
 
@@ -46,11 +47,12 @@ RunFolder RunFolder::fresh(const std::string& path) {
   std::error_code error;
   if (fs::exists(path, error) && !fs::is_directory(path, error))
     throw refuse(kWhere, "--out {} is a file, needs a new or empty folder", path);
-  fs::create_directories(path, error);
-  if (!fs::is_directory(path)) throw refuse(kWhere, "--out {} cannot be made: {}", path, error.message());
+  const bool made = fs::create_directories(path, error);
+  if (std::error_code ignored; !fs::is_directory(path, ignored)) throw refuse(kWhere, "--out {} cannot be made: {}", path, error.message());
   if (access(path.c_str(), R_OK | W_OK | X_OK) != 0)
     throw refuse(kWhere, "--out {} is a folder that cannot be written to, needs one that can", path);
   RunFolder folder(path);
+  folder.made_ = made;
   if (holds_something(path))
     throw refuse(kWhere, "--out {} is not empty, needs a new or empty folder; to go on with the run there: --resume {}", path, path);
   return folder;

@@ -27,6 +27,7 @@ class RunFolder {
   explicit RunFolder(std::string path);
   std::string path_, checkpoint_;
   int lock_ = -1;
+  bool made_ = false;   // by this process; it goes again while it is empty
 };
 
 }  // namespace ttr

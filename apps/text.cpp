@@ -146,7 +146,7 @@ std::vector<Window> validation_windows(std::int64_t bytes, std::int64_t context)
   if (bytes < 2) throw refuse("data", "validation part is {} bytes, needs at least 2", bytes);
   if (context < 1) throw refuse("data", "context is {}, needs at least 1", context);
   std::vector<Window> windows;
-  for (std::int64_t start = 0; start < bytes - 1; start += context) windows.push_back({start, std::min(context, bytes - 1 - start)});
+  for (std::int64_t start = 0; start < bytes - 1; start += std::min(context, bytes)) windows.push_back({start, std::min(context, bytes - 1 - start)});
   return windows;
 }
 

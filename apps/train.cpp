@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cmath>
 #include <optional>
+#include <unistd.h>
 #include <ttr/apps/checkpoint.hpp>
 #include <ttr/apps/corpus.hpp>
 #include <ttr/apps/curve.hpp>
@@ -34,6 +35,18 @@ Loss loss_of(const LanguageModel& model, const Batch& b, StepKey key) {
   return {cross_entropy(model(b.input, pass), b.target, false), label_count(b.target)};
 }
 using ModelTrainer = Trainer<LanguageModel, Loss (*)(const LanguageModel&, const Batch&, StepKey)>;
+
+// What a step holds at the very least, before anything is made that the machine would only kill us for: weights, gradients and two moments,
+// logits and a stream a block.
+void check_memory(const RunConfig& c, int64_t vocab, Options place) {
+  if (place.device.is_cuda()) return;
+  const double dim = double(c.dim), tokens = double(c.context) * double((c.batch + c.accumulate - 1) / c.accumulate), blocks = double(c.blocks);
+  const double numbers = 4 * (double(vocab) * dim + blocks * 4 * dim * dim) + tokens * (double(vocab) + blocks * dim);
+  const double least = numbers * double(bytes_of(place.dtype)), most = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
+  if (least > most)
+    throw refuse(kWhere, "a step with --dim {}, --blocks {}, --batch {} and --context {} takes at least {:.0f} GB, needs at most the {:.0f} GB of this machine; lower one",
+                 c.dim, c.blocks, c.batch, c.context, least * 1e-9, most * 1e-9);
+}
 
 // Steps, as a captured graph where that is possible.
 class Stepping {
@@ -113,6 +126,8 @@ int train_model(const TrainFlags& flags) {
   c.data = text.files;   // a run on the installed Bible never goes on with a grammar
   const Corpus corpus(std::move(text), c, known);
   const Tokenizer& tokenizer = corpus.tokenizer();
+  check_memory(c, tokenizer.vocab(), place);
+  if (!folder->checkpoint().empty()) check_sizes(kWhere, c, tokenizer.vocab(), SafetensorsFile(folder->checkpoint()));
   LanguageModel model = model_of(c, tokenizer.vocab(), place);
   ModelTrainer trainer(model, rule_of(c), loss_of, uint64_t(c.seed), c.ema);
   const std::string metrics_path = folder->file("metrics.jsonl"), last = folder->file("last.safetensors"),
@@ -128,14 +143,15 @@ int train_model(const TrainFlags& flags) {
                    folder->checkpoint());
   }
   const int64_t first = trainer.steps();
+  const DescribeOptions sizes{.batch = (c.batch + c.accumulate - 1) / c.accumulate, .tokens = c.context, .segments = corpus.documents() > 1,
+                              .moments = int64_t(trainer.arena().memories().size()) + (c.ema > 0)};
+  const std::string description = describe(model, sizes);   // refuses a route that is not there, before anything is written
   write_whole(kWhere, folder->file("config.toml"), toml_of(c));
   cut_metrics(metrics_path, first);
 
   fmt::print("{}\n\n{}\n", about(corpus), toml_of(c));
   if (!flags.resume.empty()) fmt::print("resumed after step {} of {}\n\n", first, c.steps);
-  const DescribeOptions sizes{.batch = (c.batch + c.accumulate - 1) / c.accumulate, .tokens = c.context, .segments = corpus.documents() > 1,
-                              .moments = int64_t(trainer.arena().memories().size()) + (c.ema > 0)};
-  fmt::print("{}\n", describe(model, sizes));
+  fmt::print("{}\n", description);
   std::fflush(stdout);
   const Yardsticks yardsticks{.ngrams = Ngram(corpus.split().train).score(corpus.split().validation), .entropy = corpus.text().entropy_nats_per_byte};
   const double bits = bits_per_byte(1, corpus.bytes_per_token());   // of a nat of the training loss

@@ -15,6 +15,7 @@
 #include <ttr/apps/sample.hpp>
 #include <ttr/apps/train.hpp>
 #include <ttr/core/error.hpp>
+#include <ttr/core/parallel.hpp>
 #include <ttr/layers/option.hpp>
 
 namespace ttr {
@@ -39,19 +40,11 @@ std::string stranger(const CLI::App& app) {
   return fmt::format("[{}] '{}' is unknown, needs what `{} --help` lists{}", command, word, command, near.empty() ? "" : "; did you mean '" + near + "'?");
 }
 
-// A whole number of at least `least`, refused in words.
-CLI::Validator at_least(int64_t least) {
-  return CLI::Validator(
-      [least](std::string& text) {
-        int64_t n = 0;
-        try {
-          detail::read_option("ttr", "the number", text, n);
-        } catch (const Error&) {
-          n = least - 1;
-        }
-        return n >= least ? std::string() : fmt::format("is {}, needs a whole number of at least {}", text, least);
-      },
-      "");
+// The one line on standard error, whatever stands in the names that it quotes.
+void say(std::string sentence) {
+  for (char& c : sentence)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  fmt::print(stderr, "{}\n", sentence.starts_with('[') ? sentence : "[ttr] " + sentence);
 }
 
 template <class T> CLI::Validator as_allowed(const Allowed& allowed) {
@@ -75,6 +68,9 @@ template <class T> CLI::Validator as_allowed(const Allowed& allowed) {
       },
       "");
 }
+
+CLI::Validator at_least(int64_t least) { return as_allowed<int64_t>({.least = double(least)}); }
+CLI::Validator a_size(int64_t least) { return as_allowed<int64_t>({.least = double(least), .below = 1e9}); }   // a context's, a head's
 
 // A number in (0, 1].
 CLI::Validator share() {
@@ -103,13 +99,13 @@ int run(int argc, char** argv) {
   PlanOptions plan;
   CLI::App* plans = app.add_subcommand("plan", "Which kernel says a recipe, and why not the others");
   plans->add_option("--recipe", plan.recipe, "A published name, or weights / function / optimizer")->required();
-  plans->add_option("--batch", plan.batch, "Sequences")->check(at_least(1));
-  plans->add_option("--tokens", plan.tokens, "Tokens of a sequence")->check(at_least(1));
-  plans->add_option("--heads", plan.heads, "Heads")->check(at_least(1));
-  plans->add_option("--key-heads", plan.key_heads, "Heads of keys, a divisor of the heads; 0: as many")->check(at_least(0));
-  plans->add_option("--value-heads", plan.value_heads, "Heads of values, a divisor of the heads; 0: as many")->check(at_least(0));
-  plans->add_option("--key-dim", plan.key_dim, "Size K of a key")->check(at_least(1));
-  plans->add_option("--value-dim", plan.value_dim, "Size V of a value")->check(at_least(1));
+  plans->add_option("--batch", plan.batch, "Sequences")->check(a_size(1));
+  plans->add_option("--tokens", plan.tokens, "Tokens of a sequence")->check(a_size(1));
+  plans->add_option("--heads", plan.heads, "Heads")->check(a_size(1));
+  plans->add_option("--key-heads", plan.key_heads, "Heads of keys, a divisor of the heads; 0: as many")->check(a_size(0));
+  plans->add_option("--value-heads", plan.value_heads, "Heads of values, a divisor of the heads; 0: as many")->check(a_size(0));
+  plans->add_option("--key-dim", plan.key_dim, "Size K of a key")->check(a_size(1));
+  plans->add_option("--value-dim", plan.value_dim, "Size V of a value")->check(a_size(1));
   devices(plans->add_option("--device", plan.device, "cpu or cuda"));
   dtypes(plans->add_option("--dtype", plan.dtype, "f32, f64 or bf16"));
   plans->add_option("--route", plan.route, "Force one by name");
@@ -164,7 +160,7 @@ int run(int argc, char** argv) {
   CLI::App* evals = app.add_subcommand("eval", "What a model that ttr train wrote pays for a text, beside n-grams");
   evals->add_option("--from", eval.from, "The folder of the run, whose best model is taken, or a checkpoint")->required();
   evals->add_option("--data", eval.data, "Text files, or bible, grammar or grammar:SEED; none: what the run was validated on");
-  evals->add_option("--context", eval.context, "Tokens of a window; 0: as trained")->check(at_least(0));
+  evals->add_option("--context", eval.context, "Tokens of a window; 0: as trained")->check(a_size(0));
   evals->add_flag("--by-position", eval.by_position, "The loss by position in the window too, as by_position.csv and by_position.svg");
   evals->add_option("--out", eval.out, "The folder for these; the run's if not given");
   devices(evals->add_option("--device", eval.device, "cpu or cuda"));
@@ -184,20 +180,35 @@ int run(int argc, char** argv) {
   benches->add_option("--what", bench.what, "What to time; a stem's name: its routes")->check(CLI::IsMember(things));
   devices(benches->add_option("--device", bench.device, "cpu or cuda"));
 
+  for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    for (CLI::Option* o : command->get_options([](const CLI::Option* known) { return known->get_type_size() == 0; }))
+      o->check(CLI::Validator(
+          [](std::string& text) { return text == "true" || text == "false" ? std::string() : fmt::format("is {}, needs true or false, or nothing", text); }, ""));
+  std::vector<std::string> words;   // from the last to the first
+  for (int i = argc; i-- > 1;) {
+    const std::string word = argv[i];
+    const bool empty = word.starts_with("--") && word.size() > 3 && word.find('=') == word.size() - 1;   // "--prompt=" must not take the next word
+    if (empty) words.insert(words.end(), {"", word.substr(0, word.size() - 1)});
+    else words.push_back(word);
+  }
+
   try {
-    app.parse(argc, argv);
+    app.parse(words);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);   // --help, --version
     const std::string unknown = stranger(app);
     const auto chosen = app.get_subcommands();
     const std::string command = chosen.empty() ? "ttr" : "ttr " + chosen.front()->get_name();
     std::string what = e.what();
-    for (char& c : what) c = c == '\n' ? ' ' : c;
-    fmt::print(stderr, "{}\n", !unknown.empty() ? unknown : fmt::format("[{}] {}; see `{} --help`", command, what, command));
+    if (const size_t colon = what.find(": is "); colon != what.npos) what.erase(colon, 1);   // of a validator: "--dim: is 0, needs ..."
+    const char* end = what.find(", needs ") == what.npos ? ", needs what `{} --help` says" : "; see `{} --help`";
+    say(!unknown.empty() ? unknown : fmt::format("[{}] {}", command, what) + fmt::format(fmt::runtime(end), command));
     return kUsage;
   }
   if (*list) return list_recipes(recipes);
   if (*plans) return print_plan(plan);
+  if (*plots) return compare_runs(compare);
+  thread_count();   // refuses a wrong TTR_THREADS before anything is made
   if (*trains) {
     for (const auto& [name, option] : keys)
       if (option->count() > 0) train.given.insert(name);
@@ -206,7 +217,6 @@ int run(int argc, char** argv) {
   if (*benches) return run_bench(bench);
   if (*samples) return sample_model(sample);
   if (*evals) return eval_model(eval);
-  if (*plots) return compare_runs(compare);
   return apply_recipe(apply);
 }
 
@@ -218,9 +228,9 @@ int main(int argc, char** argv) {
   try {
     return ttr::run(argc, argv);
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "[ttr] memory is used up, needs less: a smaller batch, context or model\n");
+    ttr::say("[ttr] memory is used up, needs less: a smaller batch, context or model");
   } catch (const std::exception& e) {
-    fmt::print(stderr, "{}\n", e.what());
+    ttr::say(e.what());
   }
   return 1;
 }

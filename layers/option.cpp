@@ -1,6 +1,7 @@
 // The text side of options: names of types, splitting, nearest words.
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <ttr/layers/option.hpp>
 
 namespace ttr::detail {
@@ -55,6 +56,10 @@ std::vector<std::pair<std::string, std::string>> split_options(std::string_view 
     const size_t equals = part.find('=');
     if (equals == part.npos || equals == 0) throw refuse(where, "'{}' is no option, needs option=value", part);
     options.emplace_back(trim(part.substr(0, equals)), trim(part.substr(equals + 1)));
+    const auto& [name, value] = options.back();
+    char* end = nullptr;
+    if (const double x = std::strtod(value.c_str(), &end); !value.empty() && !*end && !std::isfinite(x))
+      throw refuse(where, "{} is {}, needs a finite number", name, value);
   }
   if (depth) throw refuse(where, "'{}' has an open bracket, needs a closing one", text);
   return options;
@@ -64,6 +69,7 @@ std::string nearest(std::string_view word, const std::vector<std::string>& known
   std::string best;
   size_t fewest = std::max<size_t>(2, word.size() / 3) + 1;
   for (const std::string& k : known) {
+    if (word.size() >= k.size() + fewest) continue;   // so long a word costs nothing
     std::vector<size_t> row(k.size() + 1);
     for (size_t j = 0; j <= k.size(); ++j) row[j] = j;
     for (size_t i = 1; i <= word.size(); ++i) {

@@ -2,6 +2,7 @@
 //   struct GeometricWeights { Decay per = Decay::head; void each(auto&& f) { f("per", per); } };
 #pragma once
 #include <concepts>
+#include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -110,6 +111,9 @@ template <class T> T from_options(std::string_view where, std::string_view optio
     known.push_back(name);
     if (const auto found = given.find(name); found != given.end()) {
       detail::read_option(where, name, found->second, value);
+      if constexpr (std::integral<std::remove_reference_t<decltype(value)>> && !std::same_as<std::remove_reference_t<decltype(value)>, bool>)
+        if (constexpr int64_t below = 1'000'000; value < 0 || value >= below)   // all of them are counts and sizes
+          throw refuse(where, "{} is {}, needs a whole number of at least 0 and below {}", name, found->second, below);
       given.erase(found);
     }
   });
