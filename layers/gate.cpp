@@ -64,7 +64,7 @@ Gate::Gate(const Slot& s, const GateOptions& o, Init& init) : slot(s), options(o
     bias = init.log_time({width}, 1e-3, 1e-1);
     rate = init.log_uniform({o.heads}, 1, 16);
   } else {
-    bias = init.constant({width}, out_of_range(s.range, s.init, o.temper));
+    bias = init.constant({width}, o.even ? 0 : out_of_range(s.range, s.init, o.temper));
   }
 }
 

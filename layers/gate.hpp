@@ -22,6 +22,7 @@ struct GateOptions {
   bool timed = false;
   double temper = 1;
   int64_t rank = 0;       // of the projection; 0: full. With Start::time its second half is uniform in +- rank^(-1/2) (arXiv 2312.00752)
+  bool even = false;      // starts at z = 0 instead of the slot's init
   bool constant = false;  // starts as a constant: no weight, and the bias of log_of_unit from 3 to 6 over the heads, of others normal(0, 0.1)
   double cap = 0;         // z becomes cap tanh(z / cap); 0: none
 };

@@ -92,6 +92,7 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
                                      .timed = decay && around.timed_decay,
                                      .temper = decay ? around.decay_temper : 1,
                                      .rank = around.gate_rank < 0 ? (o.dim - around.gate_rank - 1) / -around.gate_rank : around.gate_rank,
+                                     .even = decay && around.even_decay,
                                      .constant = around.constant_gates,
                                      .cap = around.gate_cap},
                          init);
@@ -187,12 +188,20 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
   asked.value = asked.slots["v"];
   for (const Gate& g : gates) {
     const Tensor z = g.before_range(around.from_value ? parts[2] : x);
-    asked.slots[g.slot.name] = g.in_range(z);
+    asked.slots[g.slot.name] = bounded(g, g.in_range(z));
     if (around.scaled_value && g.options.timed) asked.slots["v"] = lasting(asked.value, softplus(z));
   }
   for (const HeadSlot& h : learned) asked.slots[h.slot.name] = h();
   for (const auto& [name, value] : frozen) asked.slots[name] = value.value;
   return asked;
+}
+
+// log(low + (1 - low) exp(g)) for decays g [B, T, H, ...], low the bound of this block: the softmax over the blocks, summed up to here without the first.
+Tensor MemoryLayer::bounded(const Gate& gate, const Tensor& g) const {
+  if (!decay_floors.defined() || gate.slot.range != log_of_unit) return g;
+  const Tensor shares = softmax(cast(*decay_floors, g.dtype()));   // [H ..., blocks]
+  const Tensor low = reshape(sum(slice(shares, 1, 1, floor_block + 1), -1, false), gate.tail);
+  return log(low + (1.0 - low) * exp(g));
 }
 
 // Values [B, nT, Hv, V] times how long their token lasts [B, T, H] -> [B, nT, H, V]

@@ -31,6 +31,9 @@ struct Surroundings {
   // The blocks of gated linear memories (RetNet, GLA, HGRN-2, Mamba-2, mLSTM).
   int64_t key_share = 1;                // K where nothing is said: dim / (key_share heads), rounded up (GLA: 2, arXiv 2312.06635)
   bool frozen_decay = false;            // a decay that is one number a head is never learned (RetNet, arXiv 2307.08621)
+  bool even_decay = false;              // z of the decay starts at 0: a = 2^(-1 / decay_temper) (GLA; HGRN, whose gate has no bias)
+  bool decay_floor = false;             // in a model, the decays of later blocks stay above a learned bound that grows from block to block:
+                                        // a = low + (1 - low) sigmoid(z) (HGRN and HGRN-2, arXiv 2311.04823)
   bool silu_query = false;              // q goes through SiLU (HGRN-2, arXiv 2404.07904)
   bool scaled_value = false;            // v times the softplus(W x + b) of the timed decay: Delta u (Mamba-2, arXiv 2405.21060)
   bool head_skip = false;               // skip has one D a head; with scaled_value it adds the value as it was before

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <map>
 #include <ttr/core/ops.hpp>
-#include <ttr/layers/memory.hpp>
+#include <ttr/layers/language_model.hpp>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/layers/vocabulary.hpp>
 #include <ttr/tests/ops_numbers.hpp>
@@ -103,6 +103,8 @@ TEST_SUITE("gated_blocks") {
     const auto p = parameters_of(layer);
     CHECK(p.at("log_decay.down").shape() == Shape{16, 40});
     CHECK(p.at("log_decay.weight").shape() == Shape{20, 16});
+    const Tensor even = full({1, T, 4, 5}, -std::log(2.0) / 16, kF64);   // sigmoid(0)^(1/16)
+    CHECK(worst(layer.slots(zeros({1, T, 40}, kF64)).at("log_decay"), even) < 1e-12);
     CHECK(MemoryLayer({.dim = 6, .heads = 2, .recipe = recipes::gla}, init).options.key_dim == 2);   // rounded up
     CHECK(MemoryLayer({.dim = 6, .heads = 2, .key_dim = 3, .recipe = recipes::gla}, init).options.key_dim == 3);
   }
@@ -119,6 +121,43 @@ TEST_SUITE("gated_blocks") {
     const Tensor want = matmul(rms(reshape(y, {T, D})) * p.at("output_norm.weight"), p.at("output.weight"), false, true);
     CHECK(worst(layer(x), reshape(want, {1, T, D})) < 1e-12);
     check_steps(layer, x);
+  }
+
+  TEST_CASE("hgrn and hgrn2: decays of later blocks stay above a bound that grows from block to block, learned") {
+    const int64_t blocks = 3;
+    for (const Recipe& recipe : {recipes::hgrn, recipes::hgrn2}) {
+      LanguageModel model({.vocab = 7, .dim = D, .blocks = blocks, .heads = H, .mixer = recipe, .hidden = 4}, 3, cpu_device, Dtype::f64);
+      REQUIRE(model.decay_floors.defined());
+      REQUIRE(model.decay_floors->shape() == Shape{D, blocks});
+      int visits = 0;
+      each_parameter(model, [&](const std::string& name, Parameter&) { visits += name == "decay_floors"; });
+      CHECK(visits == 1);
+      const Tensor still = zeros({1, T, D}, kF64);
+      for (int64_t i = 0; i < blocks; ++i) {   // evenly spaced at first, and z = 0
+        const double low = double(i) / double(blocks);
+        const Tensor a = exp(model.blocks[size_t(i)].mixer.slots(still).at("log_decay"));
+        CHECK(worst(a, full(a.shape(), low + (1 - low) / 2, kF64)) < 1e-12);
+      }
+      model.decay_floors.rebind(random_tensor({D, blocks}, 31) * 2.0);
+      const std::vector<double> drawn = model.decay_floors->to_vector<double>();
+      const Tensor x = random_tensor({1, T, D}, 32);
+      for (int64_t i = 0; i < blocks; ++i) {
+        const MemoryLayer& mixer = model.blocks[size_t(i)].mixer;
+        const Gate& gate = mixer.gates.at(0);
+        const std::vector<double> f = sigmoid(gate.before_range(x)).to_vector<double>(), g = mixer.slots(x).at("log_decay").to_vector<double>();
+        for (size_t n = 0; n < f.size(); ++n) {
+          const double* row = &drawn[n % D * blocks];
+          double total = 0, low = 0;
+          for (int64_t j = 0; j < blocks; ++j) total += std::exp(row[j]);
+          for (int64_t j = 1; j <= i; ++j) low += std::exp(row[j]) / total;
+          CHECK(std::exp(g[n]) == doctest::Approx(low + (1 - low) * f[n]).epsilon(1e-12));
+        }
+      }
+    }
+    LanguageModel other({.vocab = 7, .dim = D, .blocks = blocks, .heads = H, .mixer = recipes::gla, .hidden = 4}, 3);
+    CHECK(!other.decay_floors.defined());
+    LanguageModel one({.vocab = 7, .dim = D, .blocks = 1, .heads = H, .mixer = recipes::hgrn2, .hidden = 4}, 3);
+    CHECK(!one.decay_floors.defined());   // nothing bounds the first block
   }
 
   TEST_CASE("mamba2: B, C and u convolved, values times their time, D u, the gate inside one norm; against operations") {
