@@ -36,6 +36,7 @@ Parameter Init::log_octaves(const Shape& shape) {
   return Parameter(placed(from_vector(x, shape, {Dtype::f32, cpu_device})), false);
 }
 Parameter Init::given(const Tensor& x) { return Parameter(placed(x), false); }
+Frozen Init::frozen_given(const Tensor& x) { return {placed(detach(x))}; }
 Frozen Init::frozen_normal(const Shape& shape, double deviation) { return {placed(ttr::normal(shape, seed_, stream_++, 0, deviation))}; }
 
 }  // namespace ttr

@@ -72,9 +72,9 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
       throw refuse(kWhere, "slot {} has one value a chunk, needs token, write, head or frozen to be generated", s.name);
     if (s.name == "ridge") s.range.low = around.ridge_floor;
     if (s.name == "step_size" && around.unit_step) s.range = unit_interval, s.init = 0.5;
-    if (s.per == Per::head && s.range == log_of_unit && around.frozen_decay) {
-      const HeadSlot start(s, o.heads, o.key_dim, o.value_dim, init);
-      frozen.emplace_back(s.name, Frozen{cast(detach(start()), project.weight->dtype())});
+    if (s.per == Per::head && s.start == Start::octaves && around.frozen_decay) {
+      Init exact(0);   // in f32 until the decay itself is rounded: its learned form is a logarithm
+      frozen.emplace_back(s.name, init.frozen_given(HeadSlot(s, o.heads, o.key_dim, o.value_dim, exact)()));
     } else if (s.per == Per::head) {
       learned.emplace_back(s, o.heads, o.key_dim, o.value_dim, init);
     } else if (s.per == Per::frozen) {

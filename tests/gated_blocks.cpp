@@ -71,6 +71,9 @@ TEST_SUITE("gated_blocks") {
     std::vector<double> published;
     for (int h = 0; h < 8; ++h) published.push_back(std::log(1 - std::pow(2.0, -5 - h)));
     CHECK(worst(frozen_of(begun, "log_decay") / from_vector(published, {8}, kF64), ones({8}, kF64)) < 1e-6);
+    Init narrow(1, {Dtype::bf16, cpu_device});
+    MemoryLayer rounded({.dim = 32, .heads = 8, .recipe = recipes::retnet}, narrow);   // once: 8 bits of the decay itself
+    CHECK(worst(cast(frozen_of(rounded, "log_decay"), Dtype::f64) / from_vector(published, {8}, kF64), ones({8}, kF64)) < 1.0 / 256);
     CHECK(begun.gates.empty());
     CHECK(begun.learned.empty());
     CHECK(begun.options.value_dim == 8);   // twice the key's
