@@ -25,7 +25,9 @@ void add_yardsticks(Plot& plot, LossUnit unit, const Yardsticks& yardsticks) {
     const double y = unit.of_nats_per_byte(nats_per_byte);
     plot.lines.push_back({fmt::format("{}: {:.3f}", name, y), y});
   };
-  for (size_t order = 1; order < yardsticks.ngrams.size(); order += 2) add(fmt::format("order {}", order), yardsticks.ngrams[order]);
+  const auto& ngrams = yardsticks.ngrams;
+  for (size_t order = 1; order < ngrams.size(); ++order)   // every second, and the best
+    if (order % 2 == 1 || ngrams[order] == *std::min_element(ngrams.begin(), ngrams.end())) add(fmt::format("order {}", order), ngrams[order]);
   if (yardsticks.entropy) add("entropy", *yardsticks.entropy);
 }
 

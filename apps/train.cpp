@@ -245,8 +245,8 @@ int train_model(const TrainFlags& flags) {
   Score score = targets_of(tokenizer, corpus.validation());
   score.nats = outcome.last_val.value_or(std::nan("")) * double(score.targets);
   const auto in_bits = [&](double loss, double per_nat) { return tokenizer.is_byte() ? "" : fmt::format(" ({:.4f} bits per byte)", loss * per_nat); };
-  fmt::print("validation, {} over {} targets\n{}", tokenizer.is_byte() ? "nats per byte" : "nats per token", score.targets,
-             loss_table(c.recipe, score, tokenizer, yardsticks));
+  fmt::print("validation, {} over {} targets{}\n{}", tokenizer.is_byte() ? "nats per byte" : "nats per token", score.targets,
+             corpus.documents() > 1 ? "; the n-grams do not know where documents end" : "", loss_table(c.recipe, score, tokenizer, yardsticks));
   fmt::print("  training {:.4f}{}, best validation {:.4f}{}\n", outcome.last_loss, in_bits(outcome.last_loss, bits), standing.best,
              in_bits(standing.best, bits_per_byte(1, score.bytes_per_token())));
   SampleOptions sampling;

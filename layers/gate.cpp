@@ -14,6 +14,14 @@ Shape tail_of(const Slot& slot, int64_t heads, int64_t key_dim, int64_t value_di
   for (const Extent& e : slot.shape) s.push_back(e.at(key_dim, value_dim));
   return s;
 }
+
+// From 3 to 6 over the heads, for `each` entries of a head and every write: [writes heads each]
+std::vector<double> graded(int64_t heads, int64_t each, int64_t writes) {
+  std::vector<double> x(size_t(writes * heads * each));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = 3 + 3 * double(int64_t(i) / each % heads) / double(std::max<int64_t>(1, heads - 1));
+  return x;
+}
+
 double inverse_softplus(double y) { return y > 20 ? y : std::log(std::expm1(std::max(y, kMargin))); }
 
 }  // namespace
@@ -45,29 +53,38 @@ Gate::Gate(const Slot& s, const GateOptions& o, Init& init) : slot(s), options(o
   const int64_t width = o.writes * tail.count();
   if (o.rank > 0 && tail.rank() > 1) down = init.normal({o.rank, o.dim}, 0.02);
   const double bound = down.defined() ? 1 / std::sqrt(double(o.rank)) : 0;
-  if (s.start == Start::time && down.defined()) weight = init.uniform({width, o.rank}, -bound, bound);
+  if (o.constant) weight = init.constant({width, down.defined() ? o.rank : o.dim}, 0, true);
+  else if (s.start == Start::time && down.defined()) weight = init.uniform({width, o.rank}, -bound, bound);
   else weight = init.normal({width, down.defined() ? o.rank : o.dim}, 0.02);
-  if (s.start == Start::time) {
+  if (o.constant) {
+    bias = s.range == log_of_unit ? init.given(from_vector(graded(o.heads, tail.count() / o.heads, o.writes), {width})) : init.normal({width}, 0.1, false);
+  } else if (s.start == Start::time) {
     bias = init.log_time({width}, 1e-3, 1e-1);
   } else if (o.timed) {
     bias = init.log_time({width}, 1e-3, 1e-1);
     rate = init.log_uniform({o.heads}, 1, 16);
   } else {
-    bias = init.constant({width}, out_of_range(s.range, s.init, o.temper));
+    bias = init.constant({width}, o.even ? 0 : out_of_range(s.range, s.init, o.temper));
   }
 }
 
-Tensor Gate::operator()(const Tensor& x) const {
+Tensor Gate::operator()(const Tensor& x) const { return in_range(before_range(x)); }
+
+Tensor Gate::before_range(const Tensor& x) const {
   const Dtype dtype = wide(x.dtype());
   const Tensor low = down.defined() ? matmul(x, *down, false, true) : x;
   const Tensor z = cast(matmul(low, *weight, false, true), dtype) + cast(*bias, dtype);   // [B, T, n H ...]
   Shape shape{x.size(0), x.size(1) * options.writes};
   for (const int64_t size : tail) shape.push_back(size);
-  const Tensor value = reshape(z, shape);
-  if (!rate.defined()) return into_range(slot.range, value, options.temper);
+  return reshape(options.cap > 0 ? tanh(z / options.cap) * options.cap : z, shape);
+}
+
+Tensor Gate::in_range(const Tensor& z) const {
+  if (!rate.defined()) return into_range(slot.range, z, options.temper);
+  const Dtype dtype = z.dtype();
   Shape per_head{options.heads};
   while (per_head.rank() < tail.rank()) per_head.push_back(1);
-  return -(exp(reshape(cast(*rate, dtype), per_head)) * softplus(value));
+  return -(exp(reshape(cast(*rate, dtype), per_head)) * softplus(z));
 }
 
 HeadSlot::HeadSlot(const Slot& s, int64_t heads, int64_t key_dim, int64_t value_dim, Init& init) : slot(s) {
@@ -75,13 +92,14 @@ HeadSlot::HeadSlot(const Slot& s, int64_t heads, int64_t key_dim, int64_t value_
   // An initial memory of several axes is a matrix that answers: it starts random, or its parts would all learn the same.
   if (s.start == Start::ramp) value = init.log_ramp(shape);
   else if (s.start == Start::ring) value = init.log_ring(shape);
+  else if (s.start == Start::octaves) value = init.log_octaves(shape);
   else if (s.start == Start::angle) value = init.log_uniform(shape, 1e-4, 2 * std::acos(-1.0));
   else if (shape.rank() > 2 && s.range == any_value) value = init.normal(shape, 1 / std::sqrt(double(shape[-1])), false);
-  else value = init.constant(shape, out_of_range(s.range, s.init));
+  else value = init.constant(shape, out_of_range(s.range, s.start == Start::root ? std::sqrt(std::sqrt(double(key_dim))) : s.init));
 }
 Tensor HeadSlot::operator()() const {
   const Tensor z = cast(*value, wide(value->dtype()));
-  if (slot.start == Start::ring) return -exp(z);
+  if (slot.start == Start::ring || slot.start == Start::octaves) return -exp(z);
   if (slot.start == Start::ramp || slot.start == Start::angle) return exp(z);
   return into_range(slot.range, z);
 }

@@ -3,7 +3,8 @@
 //   [low, inf)    low + softplus(z)                      positive: softplus
 //   (-inf, high]  high + logsigmoid(z) / temper          log_of_unit: logsigmoid; GLA divides by 16 (arXiv 2312.06635)
 //   timed         -exp(rate) softplus(z)                 the decay of Mamba-2 and Gated DeltaNet (arXiv 2405.21060, 2412.06464)
-// rate is one a head. z = W x + b, b such that the slot starts near its `init`. x [B, T, D] -> [B, nT, H, ...] with n writes a token.
+// rate is one a head. z = W x + b, or cap tanh((W x + b) / cap) (arXiv 2503.13427); b such that the slot starts near its `init`.
+// x [B, T, D] -> [B, nT, H, ...] with n writes a token.
 #pragma once
 #include <optional>
 #include <ttr/layers/linear.hpp>
@@ -20,12 +21,17 @@ struct GateOptions {
   int64_t writes = 1;
   bool timed = false;
   double temper = 1;
-  int64_t rank = 0;   // of the projection; 0: full. With Start::time its second half is uniform in +- rank^(-1/2) (arXiv 2312.00752)
+  int64_t rank = 0;       // of the projection; 0: full. With Start::time its second half is uniform in +- rank^(-1/2) (arXiv 2312.00752)
+  bool even = false;      // starts at z = 0 instead of the slot's init
+  bool constant = false;  // starts as a constant: no weight, and the bias of log_of_unit from 3 to 6 over the heads, of others normal(0, 0.1)
+  double cap = 0;         // z becomes cap tanh(z / cap); 0: none
 };
 struct Gate {
   Gate() = default;
   Gate(const Slot&, const GateOptions&, Init&);
-  Tensor operator()(const Tensor& x) const;
+  Tensor operator()(const Tensor& x) const;     // in_range(before_range(x))
+  Tensor before_range(const Tensor& x) const;   // z; of a timed gate softplus(z) is how long a token lasts
+  Tensor in_range(const Tensor& z) const;
   void each(auto&& f) { f("down", down), f("weight", weight), f("bias", bias), f("rate", rate); }
 
   Slot slot;

@@ -29,7 +29,14 @@ Parameter Init::log_ramp(const Shape& shape) {
 Parameter Init::log_ring(const Shape& shape) {
   return Parameter(placed(log(-0.5 * log(ttr::uniform(shape, seed_, stream_++, 1e-4, 1 - 1e-4)))), false);
 }
+Parameter Init::log_octaves(const Shape& shape) {
+  std::vector<double> x(size_t(shape.count()));
+  const size_t each = x.size() / size_t(shape[0]);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = std::log(-std::log1p(-std::exp2(-5 - double(i / each))));
+  return Parameter(placed(from_vector(x, shape, {Dtype::f32, cpu_device})), false);
+}
 Parameter Init::given(const Tensor& x) { return Parameter(placed(x), false); }
+Frozen Init::frozen_given(const Tensor& x) { return {placed(detach(x))}; }
 Frozen Init::frozen_normal(const Shape& shape, double deviation) { return {placed(ttr::normal(shape, seed_, stream_++, 0, deviation))}; }
 
 }  // namespace ttr

@@ -17,7 +17,9 @@ class Init {
   Parameter log_time(const Shape&, double low, double high);      // softplus of it is exp(U(log low, log high))
   Parameter log_ramp(const Shape&);                               // log(1 .. n) along the last axis
   Parameter log_ring(const Shape&);                               // r: exp(-exp(r))^2 is uniform in (0, 1)
+  Parameter log_octaves(const Shape&);                            // r: exp(-exp(r)) is 1 - 2^(-5-h), h along the first axis
   Parameter given(const Tensor& x);                               // these numbers
+  Frozen frozen_given(const Tensor& x);
   Frozen frozen_normal(const Shape&, double deviation);
 
  private:

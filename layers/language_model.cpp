@@ -46,8 +46,24 @@ LanguageModel::LanguageModel(const LanguageModelOptions& o, uint64_t seed, Devic
                                      .dropout = o.dropout},
                         init);
   }
+  bound_decays(init);
   norm = RMSNorm(o.dim, init);
   if (!o.tied) head = Linear({.in = o.dim, .out = o.vocab}, init);
+}
+
+void LanguageModel::bound_decays(Init& init) {
+  for (size_t i = 1; i < blocks.size(); ++i) {   // nothing bounds the first
+    MemoryLayer& mixer = blocks[i].mixer;
+    if (!mixer.options.around->decay_floor) continue;
+    for (const Gate& gate : mixer.gates) {
+      if (gate.slot.range != log_of_unit) continue;
+      const Shape needed{gate.tail.count(), int64_t(blocks.size())};
+      if (!decay_floors.defined()) decay_floors = init.constant(needed, 0);
+      if (decay_floors->shape() != needed)
+        throw refuse(kWhere, "decay_floor bounds {} decays in block {} and {} before, needs as many in all blocks", needed[0], i, decay_floors->size(0));
+      mixer.decay_floors = decay_floors, mixer.floor_block = int64_t(i);
+    }
+  }
 }
 
 Tensor LanguageModel::embedded(const Tensor& tokens, const Tensor& segments, int64_t first) const {

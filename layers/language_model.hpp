@@ -36,17 +36,19 @@ struct LanguageModel {
   int64_t parameter_count() const;   // tied ones once
 
   void each(auto&& f) {
-    f("embed", embed), f("positions", positions), f("blocks", blocks), f("norm", norm), f("head", head);
+    f("embed", embed), f("positions", positions), f("blocks", blocks), f("decay_floors", decay_floors), f("norm", norm), f("head", head);
   }
 
   LanguageModelOptions options;
   Embedding embed;
   std::optional<Embedding> positions;
   std::vector<Block> blocks;
+  Parameter decay_floors;   // [H ..., blocks] of what has Surroundings::decay_floor, or undefined
   RMSNorm norm;
   std::optional<Linear> head;
 
  private:
+  void bound_decays(Init&);
   Tensor embedded(const Tensor& tokens, const Tensor& segments, int64_t first) const;   // first: how many tokens came before
   Tensor scored(const Tensor& x) const;
 };

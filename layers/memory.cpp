@@ -1,4 +1,5 @@
 // MemoryLayer: from the recipe's slots to projections, and from a token's vector to the slots' values.
+#include <algorithm>
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/memory.hpp>
@@ -28,7 +29,8 @@ MemoryOptions completed(MemoryOptions o) {
   for (int64_t* size : {&o.key_dim, &o.value_dim}) {
     if (*size == 0) {
       if (o.dim % o.heads) throw refuse(kWhere, "dim is {}, needs a multiple of heads {}; or give key_dim and value_dim", o.dim, o.heads);
-      *size = o.dim / o.heads * (size == &o.value_dim ? o.around->expand : 1);
+      const int64_t each = o.dim / o.heads, share = o.around->key_share;
+      *size = size == &o.value_dim ? each * o.around->expand : (each + share - 1) / share;
     }
     if (*size < 1) throw refuse(kWhere, "{} is {}, needs at least 1", size == &o.key_dim ? "key_dim" : "value_dim", *size);
   }
@@ -70,7 +72,10 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
       throw refuse(kWhere, "slot {} has one value a chunk, needs token, write, head or frozen to be generated", s.name);
     if (s.name == "ridge") s.range.low = around.ridge_floor;
     if (s.name == "step_size" && around.unit_step) s.range = unit_interval, s.init = 0.5;
-    if (s.per == Per::head) {
+    if (s.per == Per::head && s.start == Start::octaves && around.frozen_decay) {
+      Init exact(0);   // in f32 until the decay itself is rounded: its learned form is a logarithm
+      frozen.emplace_back(s.name, init.frozen_given(HeadSlot(s, o.heads, o.key_dim, o.value_dim, exact)()));
+    } else if (s.per == Per::head) {
       learned.emplace_back(s, o.heads, o.key_dim, o.value_dim, init);
     } else if (s.per == Per::frozen) {
       Shape shape{o.heads};
@@ -86,11 +91,16 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
                                      .writes = s.per == Per::write ? writes : 1,
                                      .timed = decay && around.timed_decay,
                                      .temper = decay ? around.decay_temper : 1,
-                                     .rank = around.gate_rank < 0 ? (o.dim - around.gate_rank - 1) / -around.gate_rank : around.gate_rank},
+                                     .rank = around.gate_rank < 0 ? (o.dim - around.gate_rank - 1) / -around.gate_rank : around.gate_rank,
+                                     .even = decay && around.even_decay,
+                                     .constant = around.constant_gates,
+                                     .cap = around.gate_cap},
                          init);
     }
   }
-  if (around.skip) skip = init.constant({o.heads, o.value_dim}, 1);
+  if (around.scaled_value && std::none_of(gates.begin(), gates.end(), [](const Gate& g) { return g.options.timed; }))
+    throw refuse(kWhere, "scaled_value is true and {} has no timed decay to scale v by, needs one; or scaled_value=false", o.recipe.text());
+  if (around.skip) skip = init.constant({o.heads, around.head_skip ? 1 : o.value_dim}, 1);
   double leaving = o.output_deviation;
   if (around.ring) {
     for (const HeadSlot& h : learned)
@@ -155,7 +165,9 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
       if (widths_[i] > 0) parts[i] = std::move(made[next++]);
   }
 
-  Asked asked{{}, parts[3]};
+  if (around.silu_query && widths_[0] > 0) parts[0] = silu(parts[0]);
+
+  Asked asked{{}, parts[3], {}};
   if (widths_[0] > 0) {
     const int64_t queries = around.one_query ? 1 : o.heads;
     Tensor q = normed(reshape(parts[0], {B, T, queries, widths_[0] / queries}), query_norm);
@@ -173,10 +185,30 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
     const Tensor size = exp(cast(*gamma, x.dtype()));   // both parts of a number
     asked.slots["v"] = asked.slots["v"] * concat({size, size}, 1);
   }
-  for (const Gate& g : gates) asked.slots[g.slot.name] = g(around.from_value ? parts[2] : x);
+  asked.value = asked.slots["v"];
+  for (const Gate& g : gates) {
+    const Tensor z = g.before_range(around.from_value ? parts[2] : x);
+    asked.slots[g.slot.name] = bounded(g, g.in_range(z));
+    if (around.scaled_value && g.options.timed) asked.slots["v"] = lasting(asked.value, softplus(z));
+  }
   for (const HeadSlot& h : learned) asked.slots[h.slot.name] = h();
   for (const auto& [name, value] : frozen) asked.slots[name] = value.value;
   return asked;
+}
+
+// log(low + (1 - low) exp(g)) for decays g [B, T, H, ...], low the bound of this block: the softmax over the blocks, summed up to here without the first.
+Tensor MemoryLayer::bounded(const Gate& gate, const Tensor& g) const {
+  if (!decay_floors.defined() || gate.slot.range != log_of_unit) return g;
+  const Tensor shares = softmax(cast(*decay_floors, g.dtype()));   // [H ..., blocks]
+  const Tensor low = reshape(sum(slice(shares, 1, 1, floor_block + 1), -1, false), gate.tail);
+  return log(low + (1.0 - low) * exp(g));
+}
+
+// Values [B, nT, Hv, V] times how long their token lasts [B, T, H] -> [B, nT, H, V]
+Tensor MemoryLayer::lasting(const Tensor& v, const Tensor& time) const {
+  const int64_t B = time.size(0), T = time.size(1), n = v.size(1) / T;
+  const Tensor each = reshape(cast(over_heads(v, options.heads), time.dtype()), {B, T, n, options.heads, options.value_dim});
+  return reshape(cast(each * reshape(time, {B, T, 1, options.heads, 1}), v.dtype()), {B, T * n, options.heads, options.value_dim});
 }
 
 Slots MemoryLayer::slots(const Tensor& x) const { return ask(x, {}, nullptr).slots; }
@@ -184,7 +216,6 @@ Slots MemoryLayer::slots(const Tensor& x) const { return ask(x, {}, nullptr).slo
 Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* state) const {
   const MemoryOptions& o = options;
   Asked asked = ask(x, segments, state);
-  const Tensor v = asked.slots.at("v");
   Arguments arguments{.slots = std::move(asked.slots)};
   arguments.segments = segments;
   if (state) arguments.state = std::move(state->memory), arguments.want_state = true;
@@ -196,9 +227,11 @@ Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* st
   }
   const Shape whole{x.size(0), x.size(1), o.heads * o.value_dim}, heads = answer.y.shape();
   Tensor y = answer.y;
-  if (skip.defined() && !o.around->ring) y = y + over_heads(v, o.heads) * cast(*skip, y.dtype());
+  if (skip.defined() && !o.around->ring) y = y + over_heads(asked.value, o.heads) * cast(*skip, y.dtype());
+  const bool gate_first = asked.gate.defined() && o.around->gate_before_norm;
+  if (gate_first) y = gated(y, reshape(asked.gate, y.shape()));
   if (output_norm) y = o.around->joint_norm ? reshape((*output_norm)(reshape(y, whole)), heads) : (*output_norm)(y);
-  if (asked.gate.defined()) y = gated(y, reshape(asked.gate, y.shape()));
+  if (asked.gate.defined() && !gate_first) y = gated(y, reshape(asked.gate, y.shape()));
   const Tensor left = output(reshape(y, whole));
   return o.around->ring ? left + x * cast(*skip, x.dtype()) : left;
 }
@@ -208,6 +241,7 @@ Problem MemoryLayer::problem(int64_t batch, int64_t tokens, bool training) const
   Problem p;
   p.batch = batch, p.tokens = tokens;
   p.heads = o.heads, p.key_heads = o.key_heads, p.value_heads = o.value_heads, p.key_dim = o.key_dim, p.value_dim = o.value_dim;
+  if (o.around->scaled_value) p.value_heads = o.heads;   // each head has a time of its own
   p.writes = o.recipe.reading().writes;
   p.dtype = project.weight->dtype(), p.device = project.weight->device();
   p.training = training;

@@ -53,13 +53,17 @@ struct MemoryLayer {
   std::vector<Gate> gates;
   std::vector<HeadSlot> learned;
   std::vector<std::pair<std::string, Frozen>> frozen;
-  Parameter skip, gamma;   // [H, V] (ring: [D]) and log [H, V / 2], or undefined: see Surroundings
+  Parameter skip, gamma;   // [H, V] or [H, 1] (ring: [D]) and log [H, V / 2], or undefined: see Surroundings
   Linear output;
+  Parameter decay_floors;       // the model's, shared by its blocks and visited there: [H ..., blocks], of block floor_block; or undefined
+  int64_t floor_block = 0;
 
  private:
-  struct Asked { Slots slots; Tensor gate; };   // gate [B, T, H V] or undefined
+  struct Asked { Slots slots; Tensor gate, value; };   // gate [B, T, H V] or undefined; value [B, nT, Hv, V], before scaled_value
   Asked ask(const Tensor& x, const Tensor& segments, MemoryState*) const;
   Tensor run(const Tensor& x, const Tensor& segments, MemoryState*) const;
+  Tensor bounded(const Gate&, const Tensor& g) const;
+  Tensor lasting(const Tensor& v, const Tensor& time) const;
   Tensor normed(const Tensor& x, const std::optional<RMSNorm>&) const;
   int64_t widths_[4] = {};   // of q, k, v and the output gate
 };

@@ -67,7 +67,7 @@ const Recipe hadamard_linear_attention{EvenWeights{}, LinearMap{.feature = Hadam
 
 // -- gated: one decayed batch step ---------------------------------------------------------------------------------------------------------
 // q times 1 / sqrt K where the official code does so. Per-channel decays are no weights of a regression but its weight decay.
-const Recipe retnet{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};   // log_decay: log(1 - 2^(-5-h)) a head
+const Recipe retnet{GeometricWeights{.fixed = true}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};   // 1 - 2^(-5-h) a head
 const Recipe simple_gla{GeometricWeights{}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe gla{GeometricWeights{.per = Decay::channel}, LinearMap{}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};
 const Recipe hgrn2{GeometricWeights{.per = Decay::channel}, LinearMap{.tied = true}, Descend<Sgd>{.at = initial}, {.scale = Scale::rsqrt_key()}};

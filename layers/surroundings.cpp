@@ -14,7 +14,11 @@ constexpr Surroundings kNormed{.output_norm = true};
 constexpr Surroundings kGated{.output_norm = true, .output_gate = true};
 constexpr Surroundings kDelta{.conv = 4, .key_norm = KeyNorm::l2, .output_norm = true};
 constexpr Surroundings kTimed{.conv = 4, .key_norm = KeyNorm::l2, .timed_decay = true, .output_norm = true, .output_gate = true};
-constexpr Surroundings kScan{.conv = 4, .timed_decay = true, .output_norm = true, .output_gate = true};
+// C, B and u each convolved, one B and C for all heads, K = 128, the gate inside one norm of all heads (arXiv 2405.21060).
+constexpr Surroundings kMamba2{.conv = 4, .timed_decay = true, .output_norm = true, .output_gate = true, .joint_norm = true, .conv_bias = true,
+                               .one_query = true, .skip = true, .key_dim = 128, .expand = 2, .scaled_value = true, .head_skip = true,
+                               .gate_before_norm = true};
+constexpr Surroundings kXlstm{.conv = 4, .conv_value = false, .output_norm = true, .output_gate = true, .constant_gates = true, .gate_cap = 15};
 // dt, B and C from the convolved value, B and C for all channels, the state K = 16 (arXiv 2312.00752; 2407.14207 wraps its memory in the same).
 constexpr Surroundings kMamba{.conv = 4, .gate_rank = -16, .output_gate = true, .conv_bias = true, .from_value = true, .one_query = true, .skip = true,
                               .key_dim = 16, .expand = 2};
@@ -39,18 +43,19 @@ constexpr Usual kUsual[] = {
     {"rfa", {}},
     {"gated_rfa", {}},
     {"dijiang", kGated},
-    {"simple_gla", {.decay_temper = 16, .output_norm = true, .output_gate = true}},
-    {"gla", {.decay_temper = 16, .gate_rank = 16, .output_norm = true, .output_gate = true}},
-    {"hgrn2", kNormed},
-    {"hgrn", {.output_norm = true, .output_gate = true, .joint_norm = true, .active_value = true}},
+    {"retnet", {.rotary = true, .output_norm = true, .output_gate = true, .expand = 2, .frozen_decay = true}},
+    {"simple_gla", {.decay_temper = 16, .output_norm = true, .output_gate = true, .even_decay = true}},
+    {"gla", {.decay_temper = 16, .gate_rank = 16, .output_norm = true, .output_gate = true, .key_share = 2, .even_decay = true}},
+    {"hgrn2", {.output_norm = true, .joint_norm = true, .even_decay = true, .decay_floor = true, .silu_query = true}},
+    {"hgrn", {.output_norm = true, .output_gate = true, .joint_norm = true, .active_value = true, .even_decay = true, .decay_floor = true}},
     {"gateloop", kGated},
     {"lru", {.ring = true}},
     {"mamba", kMamba},
-    {"mamba2", kScan},
+    {"mamba2", kMamba2},
     {"mamba3", {.timed_decay = true, .output_norm = true, .output_gate = true}},
     {"rwkv6", kGated},
-    {"mlstm", {.conv = 4, .conv_value = false, .output_norm = true, .output_gate = true}},
-    {"mlstm_sigmoid", {.conv = 4, .conv_value = false, .output_norm = true, .output_gate = true}},
+    {"mlstm", kXlstm},
+    {"mlstm_sigmoid", kXlstm},
     {"delta_net", kDelta},
     {"delta_net_negative", kDelta},
     {"gated_delta_net", kTimed},

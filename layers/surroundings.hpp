@@ -28,6 +28,19 @@ struct Surroundings {
   bool ring = false;                    // v times sqrt(1 - |a|^2), learned as its logarithm; projections drawn as LRU's; D x in the end, D normal
   int64_t key_dim = 0;                  // K where nothing is said; 0: dim / heads
   int64_t expand = 1;                   // V where nothing is said: expand dim / heads
+  // The blocks of gated linear memories (RetNet, GLA, HGRN-2, Mamba-2, mLSTM).
+  int64_t key_share = 1;                // K where nothing is said: dim / (key_share heads), rounded up (GLA: 2, arXiv 2312.06635)
+  bool frozen_decay = false;            // a decay that is one number a head is never learned (RetNet, arXiv 2307.08621)
+  bool even_decay = false;              // z of the decay starts at 0: a = 2^(-1 / decay_temper) (GLA; HGRN, whose gate has no bias)
+  bool decay_floor = false;             // in a model, the decays of later blocks stay above a learned bound that grows from block to block:
+                                        // a = low + (1 - low) sigmoid(z) (HGRN and HGRN-2, arXiv 2311.04823)
+  bool silu_query = false;              // q goes through SiLU (HGRN-2, arXiv 2404.07904)
+  bool scaled_value = false;            // v times the softplus(W x + b) of the timed decay: Delta u (Mamba-2, arXiv 2405.21060)
+  bool head_skip = false;               // skip has one D a head; with scaled_value it adds the value as it was before
+  bool gate_before_norm = false;        // norm(y silu(gate)) instead of norm(y) silu(gate) (Mamba-2)
+  bool constant_gates = false;          // gates start as constants: no weight yet, the forget gates' biases from 3 to 6 over the heads, the write
+                                        // gates' normal with deviation 0.1 (mLSTM, arXiv 2405.04517)
+  double gate_cap = 0;                  // z of a gate becomes cap tanh(z / cap); 0: none (xLSTM 7B, arXiv 2503.13427)
 };
 
 // What is usual around this recipe: a published layer's own, also with another reading; for other attention rotation; else keys and queries

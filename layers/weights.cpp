@@ -43,8 +43,8 @@ std::vector<Slot> GeometricWeights::slots() const {
     list.push_back({"delta", Per::token, {value_size}, positive, 0.05, true, true, Start::time});
     list.push_back({"rate", Per::head, {value_size, key_size}, positive, 1, true, true, Start::ramp});
   } else {
-    const bool ring = fixed && phase;
-    list.push_back({"log_decay", when, shape, log_of_unit, -0.05, true, true, ring ? Start::ring : Start::near});
+    const Start start = !fixed ? Start::near : phase ? Start::ring : per == Decay::head ? Start::octaves : Start::near;
+    list.push_back({"log_decay", when, shape, log_of_unit, -0.05, true, true, start});
   }
   if (phase) list.push_back({"phase", when, shape, any_value, 0, true, true, fixed ? Start::angle : Start::near});
   if (write == WriteGate::gate) list.push_back({"write_gate", Per::write, {}, unit_interval, 0.5});
@@ -139,7 +139,7 @@ Pack WeightDecay::discount(const Pack& theta, const Pack&, const View& view, con
 
 std::vector<Slot> KernelWeights::slots() const {
   std::vector<Slot> list;
-  if (kernel == Kernel::gaussian) list.push_back({"bandwidth", Per::head, {}, positive, 1});
+  if (kernel == Kernel::gaussian) list.push_back({"bandwidth", Per::head, {}, positive, 1, true, true, Start::root});
   if (temperature) list.push_back({"temperature", Per::head, {}, positive, 10});
   if (forget) list.push_back({"log_decay", Per::token, {}, log_of_unit, -0.05});
   if (norm_weights)

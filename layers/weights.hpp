@@ -36,7 +36,7 @@ struct GeometricWeights {
   Decay per = Decay::head;
   WriteGate write = WriteGate::none;
   bool phase = false;   // channels (or values) are pairs (j, j + half) that also rotate by the slot `phase`: a complex decay (arXiv 2311.01927, 2303.06349)
-  bool fixed = false;   // log_decay and phase are learned numbers of a head, the same at every token (LRU)
+  bool fixed = false;   // log_decay and phase are numbers of a head, the same at every token (LRU, RetNet)
   void each(auto&& f) { f("per", per), f("write", write), f("phase", phase), f("fixed", fixed); }
 
   std::vector<Slot> slots() const;

@@ -261,7 +261,7 @@ TEST_SUITE("modules") {
 
   TEST_CASE("derivatives of all parameters through a language model") {
     for (const std::string recipe :
-         {"softmax_attention", "gated_delta_net", "mamba", "longhorn_diagonal", "hgrn", "lru",
+         {"softmax_attention", "gated_delta_net", "mamba", "longhorn_diagonal", "hgrn", "lru", "retnet", "gla", "hgrn2", "mamba2", "mlstm", "nadaraya_watson",
           "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
       CAPTURE(recipe);
       LanguageModelOptions options = tiny(recipe);
@@ -308,6 +308,10 @@ TEST_SUITE("modules") {
                                            {"delta_net", 0, 0, {}, true, 0},
                                            {"gated_delta_net", 1, 2, {}, true, 0},
                                            {"gla", 2, 1, {}, true, 0},
+                                           {"retnet", 0, 0, {}, true, 0},
+                                           {"hgrn2", 0, 0, {}, true, 0},
+                                           {"mamba2", 0, 0, {}, true, 0},
+                                           {"mlstm", 0, 0, {}, true, 0},
                                            {"longhorn", 0, 0, {}, true, 0},
                                            {"l2_sgd", 0, 0, {}, true, 0},
                                            {"mesa", 0, 0, convolved, false, 0},

@@ -24,7 +24,13 @@ Array decayed_memory(const Inputs& in, const Array& k, double scale) {
 
 double attention_scale(const Inputs& in) { return 1 / std::sqrt(static_cast<double>(slot(in, "q").size(1))); }
 
-Array scaled_memory(const Inputs& in) { return decayed_memory(in, slot(in, "k"), attention_scale(in)); }   // retnet, gla, simple_gla
+Array scaled_memory(const Inputs& in) { return decayed_memory(in, slot(in, "k"), attention_scale(in)); }   // gla, simple_gla
+Array retnet(const Inputs& in) {   // S19: one decay of the head, at every token
+  Inputs each = in;
+  each["log_decay"] = zeros({slot(in, "v").size(0)});
+  for (double& g : each["log_decay"].data) g = slot(in, "log_decay")(0);
+  return scaled_memory(each);
+}
 Array mamba2(const Inputs& in) { return decayed_memory(in, slot(in, "k"), 1); }                            // S25, v = Delta u already
 
 Array hgrn2(const Inputs& in) {   // S21: k = 1 - f, f = exp(log_decay)
@@ -176,10 +182,7 @@ std::vector<Row> gated_rows() {
   const auto per_token = [](Draw& d, Inputs& in, Sizes n) { in["log_decay"] = d.log_decay({n.T}); };
   const auto per_channel = [](Draw& d, Inputs& in, Sizes n) { in["log_decay"] = d.log_decay({n.T, n.K}); };
   return {
-    {"retnet", draw_qkv([](Draw& d, Inputs& in, Sizes n) {   // one decay for all tokens
-       in["log_decay"] = zeros({n.T});
-       std::fill(in["log_decay"].data.begin(), in["log_decay"].data.end(), std::log(d.uniform(0.8, 0.97)));
-     }), scaled_memory, "S19, arXiv 2307.08621", "scale=1/sqrt(K)"},
+    {"retnet", draw_qkv([](Draw& d, Inputs& in, Sizes) { in["log_decay"] = scalar(std::log(d.uniform(0.8, 0.97))); }), retnet, "S19, arXiv 2307.08621", "scale=1/sqrt(K)"},
     {"gla", draw_qkv(per_channel), scaled_memory, "S20, arXiv 2312.06635", "scale=1/sqrt(K)"},
     {"simple_gla", draw_qkv(per_token), scaled_memory, "S20, arXiv 2312.06635", "scale=1/sqrt(K)"},
     {"hgrn2", draw_qkv([=](Draw& d, Inputs& in, Sizes n) {

@@ -54,7 +54,7 @@ int main() {
   draw("delta net", "even / linear / descend", {{"step_size", step}});
   draw("gated delta net, 0.95", "geometric / linear / descend[at=decayed]", {{"step_size", step}, {"log_decay", slow}});
   draw("least squares", "even / linear / exact[ridge=constant]", {{"ridge", ridge}});
-  draw("the same, forgetting by 0.95", "geometric / linear / exact[ridge=constant]", {{"ridge", ridge}, {"log_decay", slow}});
+  draw("least squares, 0.95", "geometric / linear / exact[ridge=constant]", {{"ridge", ridge}, {"log_decay", slow}});
   draw("softmax attention, scale 20", "kernel[scale=20] / constant / exact", {});
   return 0;
 }

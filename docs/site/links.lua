@@ -3,7 +3,7 @@
 local function folder_of(path) return path:match("^(.*/)") or "" end
 local function site_path(path)
   if path == "README.md" then return "readme.html" end
-  return path:match("^docs/(.*)%.md$") and path:match("^docs/(.*)%.md$") .. ".html" or path:match("^docs/(figures/.*)$") or "source/" .. path .. ".html"
+  return path:match("^docs/(.*)%.md$") and path:match("^docs/(.*)%.md$") .. ".html" or path:match("^docs/(figures/.*%.svg)$") or "source/" .. path .. ".html"
 end
 local page = PANDOC_STATE.input_files[1]
 
