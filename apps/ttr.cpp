@@ -180,15 +180,18 @@ int run(int argc, char** argv) {
   benches->add_option("--what", bench.what, "What to time; a stem's name: its routes")->check(CLI::IsMember(things));
   devices(benches->add_option("--device", bench.device, "cpu or cuda"));
 
-  for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
-    for (CLI::Option* o : command->get_options([](const CLI::Option* known) { return known->get_type_size() == 0; }))
-      o->check(CLI::Validator(
-          [](std::string& text) { return text == "true" || text == "false" ? std::string() : fmt::format("is {}, needs true or false, or nothing", text); }, ""));
   std::vector<std::string> words;   // from the last to the first
+  const std::vector<CLI::App*> named = app.get_subcommands([&](const CLI::App* command) { return argc > 1 && command->get_name() == argv[1]; });
   for (int i = argc; i-- > 1;) {
     const std::string word = argv[i];
-    const bool empty = word.starts_with("--") && word.size() > 3 && word.find('=') == word.size() - 1;   // "--prompt=" must not take the next word
-    if (empty) words.insert(words.end(), {"", word.substr(0, word.size() - 1)});
+    const size_t equals = word.starts_with("--") ? word.find('=') : word.npos;
+    const std::string name = word.substr(0, equals), value = equals == word.npos ? "" : word.substr(equals + 1);
+    const CLI::Option* option = !named.empty() && equals != word.npos && name.size() > 2 ? named.front()->get_option_no_throw(name) : nullptr;
+    if (option && option->get_expected_max() == 0 && value != "true" && value != "false") {   // CLI11 takes 1x for true
+      say(fmt::format("[ttr {}] {} is {}, needs true or false, or nothing; see `ttr {} --help`", argv[1], name, value, argv[1]));
+      return kUsage;
+    }
+    if (option && value.empty()) words.insert(words.end(), {"", name});   // "--prompt=" must not take the next word
     else words.push_back(word);
   }
 

@@ -157,10 +157,10 @@ TEST_SUITE("evaluating") {
             ttr_run(folder, "sample --top-k 40 --top-p 0.9 --seed 3 --tokens 20 --from " + folder / name).out);
     }
     const std::string from = " --from " + folder / "gated_delta_net";
-    check_sentence(ttr_run(folder, "sample --top-p 0" + from), 2, "--top-p: is 0, needs a number above 0 and at most 1");
+    check_sentence(ttr_run(folder, "sample --top-p 0" + from), 2, "--top-p is 0, needs a number above 0 and at most 1");
     check_sentence(ttr_run(folder, "sample --top-p 1.5" + from), 2, "is 1.5");
-    check_sentence(ttr_run(folder, "sample --top-k -1" + from), 2, "--top-k: is -1, needs a whole number of at least 0");
-    check_sentence(ttr_run(folder, "sample --temperature -1" + from), 2, "--temperature: is -1, needs a number of at least 0");
+    check_sentence(ttr_run(folder, "sample --top-k -1" + from), 2, "--top-k is -1, needs a whole number of at least 0");
+    check_sentence(ttr_run(folder, "sample --temperature -1" + from), 2, "--temperature is -1, needs a number of at least 0");
     check_sentence(ttr_run(folder, "sample --temperature warm" + from), 2, "is warm");
     check_sentence(ttr_run(folder, "sample --prompt ''" + from), 1, "the prompt is empty");
     check_sentence(ttr_run(folder, "sample --from " + folder / "nowhere"), 1, "holds no best.safetensors");

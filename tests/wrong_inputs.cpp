@@ -298,7 +298,7 @@ std::vector<Wrong> tried(const std::string& command, const std::vector<std::pair
   const auto with = [&](const std::string& without, const Words& more) {
     Words words{command};
     for (const auto& [option, value] : base)
-      if (option != without) words.push_back(option.empty() ? value : option + "=" + value);
+      if (option != without) words.push_back(option.empty() ? value : option + "=" + value + (value == "new" ? std::to_string(all.size()) : ""));   // nobody else's
     words.insert(words.end(), more.begin(), more.end());
     return words;
   };
