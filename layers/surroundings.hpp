@@ -45,11 +45,11 @@ struct Surroundings {
   void each(auto&& f) {
     f("rotary", rotary), f("rotary_base", rotary_base), f("conv", conv), f("conv_value", conv_value), f("key_norm", key_norm);
     f("timed_decay", timed_decay), f("decay_temper", decay_temper), f("gate_rank", gate_rank), f("ridge_floor", ridge_floor);
-    f("output_norm", output_norm), f("output_gate", output_gate), f("joint_norm", joint_norm), f("conv_bias", conv_bias), f("from_value", from_value);
-    f("one_query", one_query), f("skip", skip), f("active_value", active_value), f("unit_step", unit_step), f("ring", ring), f("key_dim", key_dim);
-    f("expand", expand), f("key_share", key_share), f("frozen_decay", frozen_decay), f("even_decay", even_decay), f("decay_floor", decay_floor);
-    f("silu_query", silu_query), f("scaled_value", scaled_value), f("head_skip", head_skip), f("gate_before_norm", gate_before_norm);
-    f("constant_gates", constant_gates), f("gate_cap", gate_cap);
+    f("output_norm", output_norm), f("output_gate", output_gate), f("joint_norm", joint_norm), f("conv_bias", conv_bias);
+    f("from_value", from_value), f("one_query", one_query), f("skip", skip), f("active_value", active_value), f("unit_step", unit_step);
+    f("ring", ring), f("key_dim", key_dim), f("expand", expand), f("key_share", key_share), f("frozen_decay", frozen_decay);
+    f("even_decay", even_decay), f("decay_floor", decay_floor), f("silu_query", silu_query), f("scaled_value", scaled_value), f("head_skip", head_skip);
+    f("gate_before_norm", gate_before_norm), f("constant_gates", constant_gates), f("gate_cap", gate_cap);
   }
 };
 
