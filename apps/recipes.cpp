@@ -6,6 +6,7 @@
 #include <ttr/layers/fold.hpp>
 #include <ttr/layers/plan.hpp>
 #include <ttr/layers/recipes.hpp>
+#include <ttr/layers/surroundings.hpp>
 
 namespace ttr {
 namespace {
@@ -47,6 +48,7 @@ Json entry(const Published& p) {
           {"paper", p.paper},
           {"stem", p.stem},
           {"slots", slots},
+          {"around", text_of(usual_surroundings(p.recipe))},
           {"state", state_names(p.recipe)},
           {"kernels", {{"cpu", kernels_for(p.recipe, cpu_device)}, {"cuda", kernels_for(p.recipe, cuda_device)}}}};
 }

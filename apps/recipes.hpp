@@ -1,6 +1,8 @@
 // ttr recipes: the table of published recipes, for people or as JSON; and what can be asked of any recipe.
 //   [{"name", "weights", "function", "optimizer", "paper", "stem",
-//     "slots": [{"name", "per", "shape", "range", "required"}], "state": [...], "kernels": {"cpu": [...], "cuda": [...]}}]
+//     "slots": [{"name", "per", "shape", "range", "required"}], "around": "surroundings[...]", "state": [...],
+//     "kernels": {"cpu": [...], "cuda": [...]}}]
+// around: what stands around its memory in a layer (layers/surroundings.hpp), where it is not the default.
 // shape: the trailing sizes of one head, numbers or "K", "V" and fractions of them; the axes before them follow from per (layers/slot.hpp).
 // range: [low, high], null where unbounded. kernels: the routes that take the recipe on f32 training, whether built here or not.
 #pragma once

@@ -193,6 +193,7 @@ std::string describe(const LanguageModel& model, const DescribeOptions& o) {
     }
     part(first == last ? fmt::format("blocks.{}", first) : fmt::format("blocks.{}-{}", first, last), count_of(block), what + each);
   }
+  if (model.decay_floors.defined()) part("decay_floors", model.decay_floors->count(), "of all blocks");
   part("norm", count_of(model.norm), "");
   if (model.head) part("head", count_of(*model.head), "");
   if (o.training) text += decay_text(model);

@@ -41,6 +41,16 @@ struct Surroundings {
   bool constant_gates = false;          // gates start as constants: no weight yet, the forget gates' biases from 3 to 6 over the heads, the write
                                         // gates' normal with deviation 0.1 (mLSTM, arXiv 2405.04517)
   double gate_cap = 0;                  // z of a gate becomes cap tanh(z / cap); 0: none (xLSTM 7B, arXiv 2503.13427)
+
+  void each(auto&& f) {
+    f("rotary", rotary), f("rotary_base", rotary_base), f("conv", conv), f("conv_value", conv_value), f("key_norm", key_norm);
+    f("timed_decay", timed_decay), f("decay_temper", decay_temper), f("gate_rank", gate_rank), f("ridge_floor", ridge_floor);
+    f("output_norm", output_norm), f("output_gate", output_gate), f("joint_norm", joint_norm), f("conv_bias", conv_bias);
+    f("from_value", from_value), f("one_query", one_query), f("skip", skip), f("active_value", active_value), f("unit_step", unit_step);
+    f("ring", ring), f("key_dim", key_dim), f("expand", expand), f("key_share", key_share), f("frozen_decay", frozen_decay);
+    f("even_decay", even_decay), f("decay_floor", decay_floor), f("silu_query", silu_query), f("scaled_value", scaled_value), f("head_skip", head_skip);
+    f("gate_before_norm", gate_before_norm), f("constant_gates", constant_gates), f("gate_cap", gate_cap);
+  }
 };
 
 // What is usual around this recipe: a published layer's own, also with another reading; for other attention rotation; else keys and queries

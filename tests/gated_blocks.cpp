@@ -239,6 +239,8 @@ TEST_SUITE("gated_blocks") {
     CHECK(published("retnet").recipe.text() != published("simple_gla").recipe.text());
     CHECK(usual("retnet").rotary);
     CHECK(!usual("simple_gla").rotary);
+    CHECK(text_of(usual("retnet")) == "surroundings[rotary=true,output_norm=true,output_gate=true,expand=2,frozen_decay=true]");
+    CHECK(text_of(Surroundings{}) == "surroundings");
     const Surroundings bare = core_of(usual("mamba2"));   // the memory keeps what its values and keys are
     CHECK((bare.conv == 0 && !bare.output_norm && !bare.output_gate && bare.scaled_value && bare.skip && bare.key_dim == 128));
     CHECK((core_of(usual("retnet")).rotary && core_of(usual("retnet")).frozen_decay));
