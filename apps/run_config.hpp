@@ -39,7 +39,8 @@ struct RunConfig {
   int64_t profile = 0;
 
   void each(auto&& f) {
-    const Allowed positive{.least = 1, .below = 1e15}, size{.least = 1, .below = 1e6}, count{.least = 0, .below = 1e15}, natural{.least = 0}, amount{.least = 0}, share{.least = 0, .below = 1};
+    const Allowed positive{.least = 1, .below = 1e15}, size{.least = 1, .below = 1e6}, count{.least = 0, .below = 1e15};
+    const Allowed natural{.least = 0}, amount{.least = 0}, share{.least = 0, .below = 1};
     f(ConfigKey{"recipe", "A published name, or weights / function / optimizer", {}, true}, recipe);
     f(ConfigKey{"ingredients", "What the recipe's name stands for; written by the program", {}, true}, ingredients);
     f(ConfigKey{"core_only", "The memory without what usually stands around it: no convolution, no norm and no gate of its answer", {}, true}, core_only);

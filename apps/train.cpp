@@ -44,7 +44,8 @@ void check_memory(const RunConfig& c, int64_t vocab, Options place) {
   const double numbers = 4 * (double(vocab) * dim + blocks * 4 * dim * dim) + tokens * (double(vocab) + blocks * dim);
   const double least = numbers * double(bytes_of(place.dtype)), most = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
   if (least > most)
-    throw refuse(kWhere, "a step with --dim {}, --blocks {}, --batch {} and --context {} takes at least {:.0f} GB, needs at most the {:.0f} GB of this machine; lower one",
+    throw refuse(kWhere, "a step with --dim {}, --blocks {}, --batch {} and --context {} takes at least {:.0f} GB, "
+                 "needs at most the {:.0f} GB of this machine; lower one",
                  c.dim, c.blocks, c.batch, c.context, least * 1e-9, most * 1e-9);
 }
 

@@ -368,7 +368,8 @@ inline Tally compare_all(Device device, const std::vector<Dtype>& dtypes, std::s
                 worst = std::max(worst, error);
                 const double unsolved = whole.empty() ? 0 : 2 * error_of(whole.at(name), want.at(name));
                 if (dtype == Dtype::f64) return 1e-9 + unsolved;
-                if (dtype == Dtype::bf16) return (name == "dtemperature" || name == "dridge" || summed(name) ? kNarrowTemperatureBound : kNarrowBound) + unsolved;
+                if (dtype == Dtype::bf16)
+                  return (name == "dtemperature" || name == "dridge" || summed(name) ? kNarrowTemperatureBound : kNarrowBound) + unsolved;
                 const double usual = std::max(error_of(fold_single.at(name), want.at(name)), kSingleFloor);
                 if (!summed(name) && name != "dridge") tally.multiple = std::max(tally.multiple, (error - unsolved) / usual);
                 const double multiple = name == "dridge" ? kSingleRidgeMultiple

@@ -182,7 +182,8 @@ std::vector<Row> gated_rows() {
   const auto per_token = [](Draw& d, Inputs& in, Sizes n) { in["log_decay"] = d.log_decay({n.T}); };
   const auto per_channel = [](Draw& d, Inputs& in, Sizes n) { in["log_decay"] = d.log_decay({n.T, n.K}); };
   return {
-    {"retnet", draw_qkv([](Draw& d, Inputs& in, Sizes) { in["log_decay"] = scalar(std::log(d.uniform(0.8, 0.97))); }), retnet, "S19, arXiv 2307.08621", "scale=1/sqrt(K)"},
+    {"retnet", draw_qkv([](Draw& d, Inputs& in, Sizes) { in["log_decay"] = scalar(std::log(d.uniform(0.8, 0.97))); }), retnet,
+      "S19, arXiv 2307.08621", "scale=1/sqrt(K)"},
     {"gla", draw_qkv(per_channel), scaled_memory, "S20, arXiv 2312.06635", "scale=1/sqrt(K)"},
     {"simple_gla", draw_qkv(per_token), scaled_memory, "S20, arXiv 2312.06635", "scale=1/sqrt(K)"},
     {"hgrn2", draw_qkv([=](Draw& d, Inputs& in, Sizes n) {

@@ -68,8 +68,10 @@ Ran ttr(const std::string& folder, const Words& words, const Words& environment 
       if (wait[i].revents == 0) continue;
       char block[4096];
       const ssize_t n = read(ends[i][0], block, sizeof block);
-      if (n > 0) texts[i]->append(block, size_t(n));
-      else open[i] = false;
+      if (n > 0)
+        texts[i]->append(block, size_t(n));
+      else
+        open[i] = false;
     }
     if (std::chrono::steady_clock::now() < until) continue;
     hangs = true;
@@ -140,8 +142,8 @@ World::World() {
   put(at("garbage"), std::string("\x00\xff\xfe\x01{[\"\\\n\r\t\x7f", 12) + std::string(300, '\xee'));
   fs::create_directories(at("empty_folder"));
   put(at("full_folder/note"), "mine");
-  const Ran made = ttr(folder, {"train", "--data", at("text"), "--out", run, "--dim", "4", "--blocks", "1", "--heads", "1", "--steps", "1", "--batch", "1",
-                                "--context", "4", "--tokenizer", "char"});
+  const Ran made = ttr(folder, {"train", "--data", at("text"), "--out", run, "--dim", "4", "--blocks", "1", "--heads", "1", "--steps", "1",
+                                "--batch", "1", "--context", "4", "--tokenizer", "char"});
   INFO(made.err);
   REQUIRE(made.code == 0);
 
@@ -156,9 +158,11 @@ World::World() {
   checkpoint("garbage", contents(at("garbage")));
   checkpoint("text", text);
   checkpoint("long_header", Parts::file("", std::string(100, 'x')).replace(0, 8, 8, '\x7f'));
-  for (const char* header : {"", "{", "[]", "{}", "null", "{\"a\":1}", "{\"__metadata__\":{\"config\":1}}", "{\"__metadata__\":{\"config\":\"{}\",\"tokenizer\":\"{}\"}}",
+  for (const char* header : {"", "{", "[]", "{}", "null", "{\"a\":1}", "{\"__metadata__\":{\"config\":1}}",
+                             "{\"__metadata__\":{\"config\":\"{}\",\"tokenizer\":\"{}\"}}",
                              "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}",
-                             "{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", "{\"a\":{\"dtype\":\"F99\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+                             "{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}",
+                             "{\"a\":{\"dtype\":\"F99\",\"shape\":[1],\"data_offsets\":[0,4]}}",
                              "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[18446744073709551615,3]}}"})
     checkpoint("header_" + std::to_string(checkpoints.size()), Parts::file(header, "1234"));
   checkpoint("deep_header", Parts::file("{\"a\":" + kDeep, ""));
@@ -170,49 +174,109 @@ World::World() {
   const Json metadata = Parts(good).header["__metadata__"];
   const Json config = Json::parse(metadata["config"].get<std::string>());
   for (const auto& [key, value] : config.items())
-    edited("config_" + key, [&](Json& m) { Json c = config; c[key] = Json{{"a", nullptr}}; m["config"] = c.dump(); });
+    edited("config_" + key, [&](Json& m) {
+      Json c = config;
+      c[key] = Json{{"a", nullptr}};
+      m["config"] = c.dump();
+    });
   for (const char* key : {"dim", "blocks", "heads", "context", "vocab", "dropout", "recipe", "ingredients", "tokenizer"})
-    edited(std::string("without_") + key, [&](Json& m) { Json c = config; c.erase(key); m["config"] = c.dump(); });
-  for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{
-           {"dim", int64_t(1) << 40}, {"dim", 999'999}, {"dim", -1}, {"dim", 0}, {"blocks", 999'999}, {"blocks", 2}, {"heads", 999'999}, {"heads", 3}, {"dim", 1e300},
-           {"context", uint64_t(1) << 63}, {"ingredients", "a / b / c"}, {"ingredients", "even / mlp[hidden=999999] / descend"}, {"dropout", 1}})
-    edited("config_" + key + "_" + std::to_string(checkpoints.size()), [&, k = key, v = value](Json& m) { Json c = config; c[k] = v; m["config"] = c.dump(); });
+    edited(std::string("without_") + key, [&](Json& m) {
+      Json c = config;
+      c.erase(key);
+      m["config"] = c.dump();
+    });
+  for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{{"dim", int64_t(1) << 40},
+                                                                            {"dim", 999'999},
+                                                                            {"dim", -1},
+                                                                            {"dim", 0},
+                                                                            {"blocks", 999'999},
+                                                                            {"blocks", 2},
+                                                                            {"heads", 999'999},
+                                                                            {"heads", 3},
+                                                                            {"dim", 1e300},
+                                                                            {"context", uint64_t(1) << 63},
+                                                                            {"ingredients", "a / b / c"},
+                                                                            {"ingredients", "even / mlp[hidden=999999] / descend"},
+                                                                            {"dropout", 1}})
+    edited("config_" + key + "_" + std::to_string(checkpoints.size()), [&, k = key, v = value](Json& m) {
+      Json c = config;
+      c[k] = v;
+      m["config"] = c.dump();
+    });
   edited("config_deep", [&](Json& m) { m["config"] = "{\"recipe\":" + kDeep + std::string(kDeep.size(), ']') + "}"; });
-  for (const std::string tokenizer : {"", "null", "[]", "{}", "{\"kind\":1}", "{\"kind\":\"word\"}", "{\"kind\":\"char\"}", "{\"kind\":\"char\",\"characters\":\"\"}",
-                                      "{\"kind\":\"char\",\"characters\":\"ba\"}", "{\"kind\":\"char\",\"characters\":7}", "{\"kind\":\"bpe\"}",
-                                      "{\"kind\":\"bpe\",\"merges\":[[0]]}", "{\"kind\":\"bpe\",\"merges\":[[256,256]]}", "{\"kind\":\"bpe\",\"merges\":[[-1,0]]}",
-                                      "{\"kind\":\"bpe\",\"merges\":[[1.5,0]]}", "{\"kind\":\"bpe\",\"merges\":[[0,0],[0,0]]}", "{\"kind\":\"byte\"}",
-                                      "{\"kind\":\"bpe\",\"merges\":[[18446744073709551615,0]]}"})
+  for (const std::string tokenizer :
+       {"", "null", "[]", "{}", "{\"kind\":1}", "{\"kind\":\"word\"}", "{\"kind\":\"char\"}", "{\"kind\":\"char\",\"characters\":\"\"}",
+        "{\"kind\":\"char\",\"characters\":\"ba\"}", "{\"kind\":\"char\",\"characters\":7}", "{\"kind\":\"bpe\"}",
+        "{\"kind\":\"bpe\",\"merges\":[[0]]}", "{\"kind\":\"bpe\",\"merges\":[[256,256]]}", "{\"kind\":\"bpe\",\"merges\":[[-1,0]]}",
+        "{\"kind\":\"bpe\",\"merges\":[[1.5,0]]}", "{\"kind\":\"bpe\",\"merges\":[[0,0],[0,0]]}", "{\"kind\":\"byte\"}",
+        "{\"kind\":\"bpe\",\"merges\":[[18446744073709551615,0]]}"})
     edited("tokenizer_" + std::to_string(checkpoints.size()), [&](Json& m) { m["tokenizer"] = tokenizer; });
   edited("tokenizer_deep", [&](Json& m) { m["tokenizer"] = "{\"kind\":" + kDeep; });
 
-  for (const std::string& toml :
-       {std::string("dim = x"), std::string("dim = 1x"), std::string("dim = 1.5"), std::string("dim = \"4\""), std::string("dim = 0"), std::string("dim = -1"),
-        std::string("dim = 1099511627776"), std::string("dim = 9223372036854775808"), std::string("dim = nan"), std::string("dim = []"), std::string("dim = 2001-01-01"),
-        std::string("dim = 4\ndim = 4"), std::string("dim"), std::string("= 4"), std::string("[dim]"), std::string("[[dim]]"), std::string("dimm = 4"),
-        std::string("\"\" = 4"), std::string("lr = nan"), std::string("lr = inf"), std::string("lr = -1.0"), std::string("lr = 1e999"), std::string("dropout = 1"),
-        std::string("recipe = 3"), std::string("recipe = \"unfinished"), std::string("recipe = \"\\q\""), std::string("recipe = \"\\ud800\""),
-        std::string("data = [1]"), std::string("data = [\"\"]"), std::string("data = {}"), std::string("core_only = 1"), std::string("core_only = \"true\""),
-        std::string("device = \"tpu\""), std::string("dtype = \"f16\""), std::string("schedule = \"\""), std::string("tokenizer = \"word\""),
-        std::string("steps = 9223372036854775807"), std::string("batch = 1000000"), std::string("context = 1000000000"), std::string("\xff\xfe"),
-        std::string("dim = 4\0", 8), "data = " + kDeep, "recipe = \"" + std::string(2'000'000, 'a') + "\"", kLong, contents(at("garbage"))}) {
+  for (const std::string& toml : {std::string("dim = x"),
+                                  std::string("dim = 1x"),
+                                  std::string("dim = 1.5"),
+                                  std::string("dim = \"4\""),
+                                  std::string("dim = 0"),
+                                  std::string("dim = -1"),
+                                  std::string("dim = 1099511627776"),
+                                  std::string("dim = 9223372036854775808"),
+                                  std::string("dim = nan"),
+                                  std::string("dim = []"),
+                                  std::string("dim = 2001-01-01"),
+                                  std::string("dim = 4\ndim = 4"),
+                                  std::string("dim"),
+                                  std::string("= 4"),
+                                  std::string("[dim]"),
+                                  std::string("[[dim]]"),
+                                  std::string("dimm = 4"),
+                                  std::string("\"\" = 4"),
+                                  std::string("lr = nan"),
+                                  std::string("lr = inf"),
+                                  std::string("lr = -1.0"),
+                                  std::string("lr = 1e999"),
+                                  std::string("dropout = 1"),
+                                  std::string("recipe = 3"),
+                                  std::string("recipe = \"unfinished"),
+                                  std::string("recipe = \"\\q\""),
+                                  std::string("recipe = \"\\ud800\""),
+                                  std::string("data = [1]"),
+                                  std::string("data = [\"\"]"),
+                                  std::string("data = {}"),
+                                  std::string("core_only = 1"),
+                                  std::string("core_only = \"true\""),
+                                  std::string("device = \"tpu\""),
+                                  std::string("dtype = \"f16\""),
+                                  std::string("schedule = \"\""),
+                                  std::string("tokenizer = \"word\""),
+                                  std::string("steps = 9223372036854775807"),
+                                  std::string("batch = 1000000"),
+                                  std::string("context = 1000000000"),
+                                  std::string("\xff\xfe"),
+                                  std::string("dim = 4\0", 8),
+                                  "data = " + kDeep,
+                                  "recipe = \"" + std::string(2'000'000, 'a') + "\"",
+                                  kLong,
+                                  contents(at("garbage"))}) {
     configs.push_back(at("configs/" + std::to_string(configs.size()) + ".toml"));
     put(configs.back(), toml);
   }
 
-  for (const std::string& metrics : {std::string(), std::string("\n\n"), std::string("x\n"), std::string("[]\n"), std::string("{}\n"), std::string("{\"step\":\"1\"}\n"),
-                                     std::string("{\"step\":1}\n"), std::string("{\"step\":1,\"val_loss\":\"low\"}\n"), std::string("{\"step\":1,\"val_loss\":[1]}\n"),
-                                     std::string("{\"step\":1,\"val_loss\":null}\n"), std::string("{\"step\":1e999,\"val_loss\":1}\n"), kDeep + "\n",
-                                     contents(at("garbage"))}) {
+  for (const std::string& metrics :
+       {std::string(), std::string("\n\n"), std::string("x\n"), std::string("[]\n"), std::string("{}\n"), std::string("{\"step\":\"1\"}\n"),
+        std::string("{\"step\":1}\n"), std::string("{\"step\":1,\"val_loss\":\"low\"}\n"), std::string("{\"step\":1,\"val_loss\":[1]}\n"),
+        std::string("{\"step\":1,\"val_loss\":null}\n"), std::string("{\"step\":1e999,\"val_loss\":1}\n"), kDeep + "\n",
+        contents(at("garbage"))}) {
     runs.push_back(at("runs/" + std::to_string(runs.size())));
     put(runs.back() + "/metrics.jsonl", metrics);
   }
   runs.push_back(at("runs/folder"));
   fs::create_directories(runs.back() + "/metrics.jsonl");
   const std::string head = "position,targets,nats_per_token,standard_error,bits_per_byte\n";
-  for (const std::string& rows : {std::string(), std::string("x\n"), head, head + "\n", head + "1\n", head + "0,1,1,nan,1\n", head + "-1,1,1,nan,1\n",
-                                  head + "99999999999,1,1,nan,1\n", head + "99999999999999999999,1,1,nan,1\n", head + "1,0,1,nan,1\n", head + "1,1,nan,nan,1\n",
-                                  head + "1,1,-1,nan,1\n", head + "1,1,1,nan,0\n", head + "1;1;1;nan;1\n", head + "x,1,1,nan,1\n", contents(at("garbage"))}) {
+  for (const std::string& rows :
+       {std::string(), std::string("x\n"), head, head + "\n", head + "1\n", head + "0,1,1,nan,1\n", head + "-1,1,1,nan,1\n",
+        head + "99999999999,1,1,nan,1\n", head + "99999999999999999999,1,1,nan,1\n", head + "1,0,1,nan,1\n", head + "1,1,nan,nan,1\n",
+        head + "1,1,-1,nan,1\n", head + "1,1,1,nan,0\n", head + "1;1;1;nan;1\n", head + "x,1,1,nan,1\n", contents(at("garbage"))}) {
     positions.push_back(at("positions/" + std::to_string(positions.size())));
     put(positions.back() + "/by_position.csv", rows);
   }
@@ -233,7 +297,8 @@ World::World() {
   input("halves", {{"q", tensor("F16", {1, 2, 1, 4}, 0, 16)}, {"k", k}, {"v", v}}, 48);
   input("whole_numbers", {{"q", tensor("I32", {1, 2, 1, 2}, 0, 16)}, {"k", k}, {"v", v}}, 48);
   input("rank_1", {{"q", tensor("F32", {4}, 0, 16)}, {"k", k}, {"v", v}}, 48);
-  input("rank_0", {{"q", tensor("F32", {}, 0, 4)}, {"k", tensor("F32", {1, 2, 1, 2}, 4, 16)}, {"v", tensor("F32", {1, 2, 1, 2}, 20, 16)}}, 36);
+  input("rank_0", {{"q", tensor("F32", {}, 0, 4)}, {"k", tensor("F32", {1, 2, 1, 2}, 4, 16)}, {"v", tensor("F32", {1, 2, 1, 2}, 20, 16)}},
+        36);
   input("other_tokens", {{"q", tensor("F32", {1, 1, 1, 4}, 0, 16)}, {"k", k}, {"v", v}}, 48);
   input("other_keys", {{"q", q}, {"k", tensor("F32", {1, 2, 1, 1}, 16, 8)}, {"v", tensor("F32", {1, 2, 1, 2}, 24, 16)}}, 40);
   input("other_batch", {{"q", tensor("F32", {2, 1, 1, 2}, 0, 16)}, {"k", k}, {"v", v}}, 48);
@@ -284,13 +349,35 @@ std::vector<Option> options_of(const std::string& command) {
 }
 
 const std::string kNoText = "\xff\xfe";
-const Words kNoWhole{"", "x", "1x", "0x1f", "1.5", "1e3", "-2", "-9223372036854775809", "9223372036854775808", "99999999999999999999", "nan", "inf", "∞", "１",
-                     "1 2", "1,2", "1_000", "--1", "1\n2", "true", kNoText};
-const Words kNoNumber{"", "x", "1x", "nan", "-nan", "inf", "-inf", "1e999", "-1", "0x", "1,5", "1e", "1..2", "∞", "½", "1\n2", "true", kNoText};
-const Words kNoWord{"", "x", "CPU", "cpu ", " cpu", "cpu,cuda", "-", "--", "0", "nan", "tpu", "cuda:x", "cpu\n", "ＣＰＵ", "null", kNoText, kLong};
+const Words kNoWhole{"",
+                     "x",
+                     "1x",
+                     "0x1f",
+                     "1.5",
+                     "1e3",
+                     "-2",
+                     "-9223372036854775809",
+                     "9223372036854775808",
+                     "99999999999999999999",
+                     "nan",
+                     "inf",
+                     "∞",
+                     "１",
+                     "1 2",
+                     "1,2",
+                     "1_000",
+                     "--1",
+                     "1\n2",
+                     "true",
+                     kNoText};
+const Words kNoNumber{"",   "x",   "1x", "nan",  "-nan", "inf", "-inf", "1e999", "-1",
+                      "0x", "1,5", "1e", "1..2", "∞",    "½",   "1\n2", "true",  kNoText};
+const Words kNoWord{"",    "x",   "CPU",    "cpu ",  " cpu",   "cpu,cuda", "-",     "--", "0",
+                    "nan", "tpu", "cuda:x", "cpu\n", "ＣＰＵ", "null",     kNoText, kLong};
 const Words kOdd{"", " ", "a\nb", "\x1b[31mred", kNoText, "naïve\u202e", "/dev/null/x", "../../..", "/", kLong, "%s%n{}", "$(true)", "-1"};
-const Words kStray{"extra", "", "-", "-x", "-1", "--frobnicate", "--frobnicate=1", "---", "-=", "--=", "=", "é", "a\nb", kNoText, "/dev/null", "*", "%s%n{}", "{}",
-                   "\x1b[31m", "--hlep", "--version=x", "train", "bench", "recipes", kLong};
+const Words kStray{
+    "extra", "",          "-", "-x",     "-1", "--frobnicate", "--frobnicate=1", "---",         "-=",    "--=",   "=",       "é",  "a\nb",
+    kNoText, "/dev/null", "*", "%s%n{}", "{}", "\x1b[31m",     "--hlep",         "--version=x", "train", "bench", "recipes", kLong};
 
 // `base` is refused for another reason in the end; `replaced` are its words whose option is being tried.
 std::vector<Wrong> tried(const std::string& command, const std::vector<std::pair<std::string, std::string>>& base) {
@@ -298,7 +385,9 @@ std::vector<Wrong> tried(const std::string& command, const std::vector<std::pair
   const auto with = [&](const std::string& without, const Words& more) {
     Words words{command};
     for (const auto& [option, value] : base)
-      if (option != without) words.push_back(option.empty() ? value : option + "=" + value + (value == "new" ? std::to_string(all.size()) : ""));   // nobody else's
+      if (option != without)
+        words.push_back(option.empty() ? value
+                                       : option + "=" + value + (value == "new" ? std::to_string(all.size()) : ""));   // nobody else's
     words.insert(words.end(), more.begin(), more.end());
     return words;
   };
@@ -327,7 +416,9 @@ void check_all(const std::string& command, const std::vector<Wrong>& all) {
   {
     std::vector<std::jthread> threads;
     for (unsigned i = 0; i < std::clamp(std::thread::hardware_concurrency(), 2u, 16u); ++i)
-      threads.emplace_back([&] { for (size_t n; (n = next++) < all.size();) ran[n] = ttr(world().folder, all[n].words, all[n].environment); });
+      threads.emplace_back([&] {
+        for (size_t n; (n = next++) < all.size();) ran[n] = ttr(world().folder, all[n].words, all[n].environment);
+      });
   }
   CHECK(all.size() >= 60);
   MESSAGE(command << ": " << all.size() << " wrong inputs");
@@ -339,14 +430,17 @@ void check_all(const std::string& command, const std::vector<Wrong>& all) {
     CAPTURE(line);
     const std::string& err = ran[i].err;
     CAPTURE(err);
-    if (code == kEither) CHECK((ran[i].code == kUsage || ran[i].code == kRefused));
-    else CHECK(ran[i].code == code);
+    if (code == kEither)
+      CHECK((ran[i].code == kUsage || ran[i].code == kRefused));
+    else
+      CHECK(ran[i].code == code);
     CHECK(std::count(err.begin(), err.end(), '\n') == 1);
     CHECK(err.ends_with('\n'));
     CHECK(err.starts_with('['));
     CHECK(std::none_of(err.begin(), err.end() - !err.empty(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }));
     CHECK((err.find("needs") != err.npos || err.find("cannot be") != err.npos));   // the second where the system says why
-    for (const char* inside : {".cpp", "bad_alloc", "std::", "basic_string", "vector::", "what()", "terminate"}) CHECK(err.find(inside) == err.npos);
+    for (const char* inside : {".cpp", "bad_alloc", "std::", "basic_string", "vector::", "what()", "terminate"})
+      CHECK(err.find(inside) == err.npos);
     if (!says.empty()) CHECK(err.find(says) != err.npos);
   }
   const std::set<std::string> after = world().listing();
@@ -356,17 +450,50 @@ void check_all(const std::string& command, const std::vector<Wrong>& all) {
     if (!after.contains(entry)) FAIL_CHECK(command << " took away " << entry);
 }
 
-const Words kNoRecipe{"", "nope", "delta_ne", "/", "//", "///", "////", "a / b / c", "even / linear", "even / linear / descend / 4", "even / linear / descend / reading[",
-                      "even / linear / descend / reading[scale=x]", "even / linear / descend / reading[scale=nan]", "even / linear / descend / reading[scale=-inf]",
-                      "even / linear / descend / reading[writes=0]", "even / linear / descend / reading[writes=9223372036854775807]",
-                      "even / linear / descend / reading[writes=9223372036854775808]", "even / linear / descend[steps=-1]", "even / linear / descend[steps=1x]",
-                      "even / linear / descend[steps=1,steps=1]", "even / linear / descend[=1]", "even / linear / descend[,]", "even / linear / descend[steps]",
-                      "even / linear / descend[rule=nope]", "even / linear / descend[rule=adamw[", "even / linear[feature=nope] / descend",
-                      "even / mlp[hidden=1099511627776] / descend", "even / mlp[hidden=-1] / descend", "even / mlp / exact", "even / polynomial[degree=-1] / exact",
-                      "even / polynomial[degree=4000000000] / exact", "window[window=-1] / linear / exact", "fenwick[levels=99999999999] / linear / descend",
-                      "even / linear[feature=monomials[degree=99999999999]] / descend", "even / linear[feature=dpfp[nu=-7]] / descend", "ёven / linear / descend",
-                      "even\n/ linear /\ndescnd", "even / linear / descend]", "[[[[", "]]]]", kNoText, kLong,
-                      "even / linear[feature=" + kLong + "] / descend", "even / linear / descend[rule=" + std::string(20'000, '[') + std::string(20'000, ']') + "]"};
+const Words kNoRecipe{"",
+                      "nope",
+                      "delta_ne",
+                      "/",
+                      "//",
+                      "///",
+                      "////",
+                      "a / b / c",
+                      "even / linear",
+                      "even / linear / descend / 4",
+                      "even / linear / descend / reading[",
+                      "even / linear / descend / reading[scale=x]",
+                      "even / linear / descend / reading[scale=nan]",
+                      "even / linear / descend / reading[scale=-inf]",
+                      "even / linear / descend / reading[writes=0]",
+                      "even / linear / descend / reading[writes=9223372036854775807]",
+                      "even / linear / descend / reading[writes=9223372036854775808]",
+                      "even / linear / descend[steps=-1]",
+                      "even / linear / descend[steps=1x]",
+                      "even / linear / descend[steps=1,steps=1]",
+                      "even / linear / descend[=1]",
+                      "even / linear / descend[,]",
+                      "even / linear / descend[steps]",
+                      "even / linear / descend[rule=nope]",
+                      "even / linear / descend[rule=adamw[",
+                      "even / linear[feature=nope] / descend",
+                      "even / mlp[hidden=1099511627776] / descend",
+                      "even / mlp[hidden=-1] / descend",
+                      "even / mlp / exact",
+                      "even / polynomial[degree=-1] / exact",
+                      "even / polynomial[degree=4000000000] / exact",
+                      "window[window=-1] / linear / exact",
+                      "fenwick[levels=99999999999] / linear / descend",
+                      "even / linear[feature=monomials[degree=99999999999]] / descend",
+                      "even / linear[feature=dpfp[nu=-7]] / descend",
+                      "ёven / linear / descend",
+                      "even\n/ linear /\ndescnd",
+                      "even / linear / descend]",
+                      "[[[[",
+                      "]]]]",
+                      kNoText,
+                      kLong,
+                      "even / linear[feature=" + kLong + "] / descend",
+                      "even / linear / descend[rule=" + std::string(20'000, '[') + std::string(20'000, ']') + "]"};
 
 }   // namespace
 
@@ -393,10 +520,11 @@ TEST_SUITE("slow_wrong_inputs") {
     for (const std::string& config : w.configs)
       all.push_back({{"train", "--config=" + config, "--data=" + w.at("text"), "--out=new" + std::to_string(all.size())}, kRefused, ""});
     for (const std::string& folder : w.checkpoints) all.push_back({{"train", "--resume=" + folder}, kRefused});
-    for (const char* data : {"missing", ".", "/dev/null", "nothing", "one_byte", "empty_folder", "bible ", "grammar:", "grammar:x", "grammar:-1", "grammar:1x",
-                             "grammar:99999999999999999999", "/", "~/x"})
+    for (const char* data : {"missing", ".", "/dev/null", "nothing", "one_byte", "empty_folder", "bible ", "grammar:", "grammar:x",
+                             "grammar:-1", "grammar:1x", "grammar:99999999999999999999", "/", "~/x"})
       on_text({std::string("--data=") + data}, kRefused, "");
-    for (const char* out : {"text", "/dev/null", "/dev/null/x", "full_folder", "text/x", "/proc/new"}) on_text({std::string("--out=") + out}, kRefused, "");
+    for (const char* out : {"text", "/dev/null", "/dev/null/x", "full_folder", "text/x", "/proc/new"})
+      on_text({std::string("--out=") + out}, kRefused, "");
     for (const char* from : {"missing", "text", "/dev/null", "empty_folder", "full_folder", "nothing", "garbage"})
       all.push_back({{"train", std::string("--resume=") + from}, kRefused});
     all.push_back({{"train"}, kRefused, "--out is missing"});
@@ -429,7 +557,8 @@ TEST_SUITE("slow_wrong_inputs") {
     const World& w = world();
     for (const std::string command : {"sample", "eval"}) {
       std::vector<Wrong> all = tried(command, {{"--from", "missing"}});
-      for (const char* from : {"missing", "", ".", "/", "/dev/null", "text", "nothing", "garbage", "one_byte", "empty_folder", "full_folder", "qkv", "run/config.toml"})
+      for (const char* from : {"missing", "", ".", "/", "/dev/null", "text", "nothing", "garbage", "one_byte", "empty_folder",
+                               "full_folder", "qkv", "run/config.toml"})
         all.push_back({{command, std::string("--from=") + from}, kRefused});
       for (const std::string& folder : w.checkpoints) all.push_back({{command, "--from=" + folder}, kRefused});
       all.push_back({{command}, kUsage, "--from"});
@@ -440,7 +569,8 @@ TEST_SUITE("slow_wrong_inputs") {
       if (command == "sample") {
         all.push_back({{command, "--from=run", "--prompt="}, kRefused, "the prompt is empty"});
         all.push_back({{command, "--from=run", "--prompt=-"}, kRefused, "the prompt is empty"});   // from /dev/null
-        for (const std::string prompt : {"Ω", "\xff", "a\nb", "\x1b[31m"}) all.push_back({{command, "--from=run", "--prompt=" + prompt}, kRefused, "needs"});
+        for (const std::string prompt : {"Ω", "\xff", "a\nb", "\x1b[31m"})
+          all.push_back({{command, "--from=run", "--prompt=" + prompt}, kRefused, "needs"});
       } else {
         for (const std::string data : {"missing", ".", "/dev/null", "nothing", "one_byte", "garbage", "grammar:x", "grammar:-1", "/"})
           all.push_back({{command, "--from=run", "--by-position", "--out=new_folder", "--data=" + data}, kRefused, "needs"});
@@ -460,8 +590,10 @@ TEST_SUITE("slow_wrong_inputs") {
     for (const std::string& run : w.runs) all.push_back({{"plot", run, "--out=new.svg"}, kRefused, "needs"});
     for (const std::string& run : w.positions) all.push_back({{"plot", "--by-position", run, "--out=new.svg"}, kRefused, "needs"});
     for (const std::string& run : w.runs) all.push_back({{"plot", "run", run}, kRefused, "needs"});
-    for (const char* run : {"", ".", "/", "/dev/null", "text", "empty_folder", "full_folder", "run/metrics.jsonl"}) all.push_back({{"plot", run}, kRefused, "needs"});
-    for (const char* out : {"", ".", "/", "/dev/null/x", "missing/x.svg", "text/x.svg", "full_folder"}) all.push_back({{"plot", "run", std::string("--out=") + out}, kRefused});
+    for (const char* run : {"", ".", "/", "/dev/null", "text", "empty_folder", "full_folder", "run/metrics.jsonl"})
+      all.push_back({{"plot", run}, kRefused, "needs"});
+    for (const char* out : {"", ".", "/", "/dev/null/x", "missing/x.svg", "text/x.svg", "full_folder"})
+      all.push_back({{"plot", "run", std::string("--out=") + out}, kRefused});
     check_all("plot", all);
   }
 
@@ -509,7 +641,8 @@ TEST_SUITE("slow_wrong_inputs") {
       all.push_back({words, kRefused, says, environment});
     };
     for (const char* option : {"--scale", "--read", "--normaliser", "--eps", "--key-norm", "--key-eps", "--ridge-policy"})
-      for (const char* value : {"", "x", "1x", "nan", "inf", "-inf", "1e999", "∞", "1,2", "[", "]", "a=b"}) with({std::string(option) + "=" + value}, "needs");
+      for (const char* value : {"", "x", "1x", "nan", "inf", "-inf", "1e999", "∞", "1,2", "[", "]", "a=b"})
+        with({std::string(option) + "=" + value}, "needs");
     with({"--grad"}, "dy is missing");
     with({"--dtype=bf16"}, "bf16");
     with({"--route=nowhere"}, "'nowhere' is unknown");
@@ -530,8 +663,10 @@ TEST_SUITE("slow_long_life") {
   TEST_CASE("20,000 steps take no more memory than 1,000") {
     const World& w = world();
     const std::string out = w.at("long");
-    const std::vector<std::string> words{"ttr", "train", "--data=" + w.at("text"), "--out=" + out, "--dim=8", "--blocks=1", "--heads=1", "--batch=1", "--context=8",
-                                         "--steps=1000000", "--save-every=500", "--eval-every=1000", "--log-every=100", "--keep=2", "--ema=0.9"};
+    const std::vector<std::string> words{
+        "ttr",       "train",       "--data=" + w.at("text"), "--out=" + out,     "--dim=8",           "--blocks=1",      "--heads=1",
+        "--batch=1", "--context=8", "--steps=1000000",        "--save-every=500", "--eval-every=1000", "--log-every=100", "--keep=2",
+        "--ema=0.9"};
     std::vector<char*> arguments;
     for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
     arguments.push_back(nullptr);
@@ -552,7 +687,8 @@ TEST_SUITE("slow_long_life") {
       while (std::chrono::steady_clock::now() < until && waitpid(id, nullptr, WNOHANG) == 0) {
         std::error_code gone;   // it is not made yet
         for (const auto& entry : fs::directory_iterator(out, gone))
-          if (const std::string name = entry.path().filename(); name.starts_with("step-") && std::stoll(name.substr(5)) >= step) return resident();
+          if (const std::string name = entry.path().filename(); name.starts_with("step-") && std::stoll(name.substr(5)) >= step)
+            return resident();
         std::this_thread::sleep_for(std::chrono::milliseconds(5));
       }
       return int64_t(0);
