@@ -3,6 +3,10 @@
 #include <fstream>
 #include <iterator>
 #include <sstream>
+// toml++ 3.3 asserts what some bad inputs break, such as a line "[}", and in a release build takes it for granted. Here it is thrown.
+struct TomlAssertion {};
+#undef NDEBUG
+#define TOML_ASSERT(expression) ((expression) ? void() : throw TomlAssertion())
 #include <toml++/toml.h>
 #include <ttr/apps/config_file.hpp>
 #include <ttr/layers/option.hpp>
@@ -66,6 +70,8 @@ RunConfig config_of_toml(const std::string& text, const std::string& path) {
     for (char& c : what)
       if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
     throw refuse(kWhere, "line {} of {} is no TOML: {}; needs key = value", e.source().begin.line, path, what);
+  } catch (const TomlAssertion&) {
+    throw refuse(kWhere, "{} is no TOML, needs lines of key = value", path);
   }
   RunConfig config;
   std::vector<std::string> known;

@@ -336,6 +336,8 @@ inline Tally compare_all(Device device, const std::vector<Dtype>& dtypes, std::s
     for (const Variant& variant : variants_of(row.recipe)) {
       const bool published = variant.name == "as published", maps = maps_features(row.recipe);
       const bool solves = variant.recipe.function().ask<LinearMap>() && variant.recipe.refits();
+      const auto* geometric = variant.recipe.weights().ask<GeometricWeights>();
+      const bool fixed = geometric && geometric->fixed;   // one decay a head: its gradient is a sum over all tokens
       if (maps && !published) continue;   // the kernel behind a feature map is the one of the recipes without
       for (const Scenario& listed : published && !maps ? scenarios() : short_scenarios()) {
         const Scenario scenario = suited(variant.recipe, listed);
@@ -371,9 +373,10 @@ inline Tally compare_all(Device device, const std::vector<Dtype>& dtypes, std::s
                 if (dtype == Dtype::bf16)
                   return (name == "dtemperature" || name == "dridge" || summed(name) ? kNarrowTemperatureBound : kNarrowBound) + unsolved;
                 const double usual = std::max(error_of(fold_single.at(name), want.at(name)), kSingleFloor);
-                if (!summed(name) && name != "dridge") tally.multiple = std::max(tally.multiple, (error - unsolved) / usual);
+                const bool sums = summed(name) || (fixed && name == "dlog_decay");
+                if (!sums && name != "dridge") tally.multiple = std::max(tally.multiple, (error - unsolved) / usual);
                 const double multiple = name == "dridge" ? kSingleRidgeMultiple
-                                        : summed(name)   ? kSummedMultiple
+                                        : sums           ? kSummedMultiple
                                         : solves         ? kSingleSolveMultiple
                                                          : kSingleMultiple;
                 return multiple * usual + unsolved;

@@ -123,7 +123,8 @@ TEST_SUITE("program") {
     std::map<std::string, Json> by_name;
     for (const Json& entry : all) {
       by_name[entry.at("name").get<std::string>()] = entry;
-      CHECK(entry.size() == 9);
+      CHECK(entry.size() == 10);
+      CHECK(entry.at("around").is_string());
       for (const char* key : {"weights", "function", "optimizer", "paper", "stem"}) CHECK(entry.at(key).is_string());
       for (const Json& slot : entry.at("slots")) {
         CHECK(slot.size() == 5);
