@@ -229,11 +229,6 @@ __global__ void __launch_bounds__(1024)
   if (a.d_memory_in) copy_rows<W>(a.d_memory_in + int64_t(blockIdx.x) * V * K, K, dM, stride, V, K);
 }
 
-bool sizes_hold(const DeltaSizes& n) {
-  return n.batch >= 0 && n.tokens >= 0 && n.heads > 0 && n.key_heads > 0 && n.value_heads > 0 && n.key_dim > 0 && n.value_dim > 0 &&
-         n.heads % n.key_heads == 0 && n.heads % n.value_heads == 0;
-}
-
 // Shared memory of a block: `vectors` elements, and the memory where both fit.
 template <class W> struct SharedPlan {
   size_t bytes;
@@ -275,7 +270,7 @@ template <class T> size_t delta_workspace(const DeltaBackward<T>& a) {
 
 template <class T> Status delta_forward(const DeltaForward<T>& a, Workspace work, Stream stream) {
   const DeltaSizes& n = a.size;
-  if (!sizes_hold(n)) return Status::bad_size;
+  if (!heads_hold(n)) return Status::bad_size;
   if (work.bytes < delta_workspace(a)) return Status::small_workspace;
   const auto plan = shared_plan(a);
   Wide<T>* const memories = plan.memory_fits ? nullptr : static_cast<Wide<T>*>(work.at);
@@ -284,7 +279,7 @@ template <class T> Status delta_forward(const DeltaForward<T>& a, Workspace work
 
 template <class T> Status delta_backward(const DeltaBackward<T>& a, Workspace work, Stream stream) {
   const DeltaSizes& n = a.size;
-  if (!sizes_hold(n)) return Status::bad_size;
+  if (!heads_hold(n)) return Status::bad_size;
   if (work.bytes < delta_workspace(a)) return Status::small_workspace;
   const auto plan = shared_plan(a);
   const BackwardRoom need = room(a);

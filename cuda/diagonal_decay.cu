@@ -293,11 +293,6 @@ template <class T> Status sum_heads(const Wide<T>* from, Rows<T> to, const Decay
                 n.heads, few, dim);
 }
 
-bool sizes_hold(const DecaySizes& n) {
-  return n.batch >= 0 && n.tokens >= 0 && n.heads > 0 && n.key_heads > 0 && n.value_heads > 0 && n.key_dim > 0 && n.value_dim > 0 &&
-         n.heads % n.key_heads == 0 && n.heads % n.value_heads == 0;
-}
-
 // Shared memory of a block: `vectors` elements, and the memory where both fit.
 template <class W> struct SharedPlan {
   size_t bytes;
@@ -397,7 +392,7 @@ template <class T> size_t diagonal_decay_workspace(const DecayBackward<T>& a) {
 
 template <class T> Status diagonal_decay_forward(const DecayForward<T>& a, Workspace work, Stream stream) {
   const DecaySizes& n = a.size;
-  if (!sizes_hold(n)) return Status::bad_size;
+  if (!heads_hold(n)) return Status::bad_size;
   if (work.bytes < diagonal_decay_workspace(a)) return Status::small_workspace;
   const auto plan = shared_plan(a);
   Wide<T>* const memories = plan.memory_fits ? nullptr : static_cast<Wide<T>*>(work.at);
@@ -406,7 +401,7 @@ template <class T> Status diagonal_decay_forward(const DecayForward<T>& a, Works
 
 template <class T> Status diagonal_decay_backward(const DecayBackward<T>& a, Workspace work, Stream stream) {
   const DecaySizes& n = a.size;
-  if (!sizes_hold(n)) return Status::bad_size;
+  if (!heads_hold(n)) return Status::bad_size;
   if (work.bytes < diagonal_decay_workspace(a)) return Status::small_workspace;
   const auto plan = shared_plan(a);
   const BackwardRoom need = room(a);

@@ -426,8 +426,7 @@ template <class T> Status share_heads(const Wide<T>* from, Rows<T> to, const Nor
 
 template <class T> bool problem_holds(const NormalProblem<T>& a) {
   const NormalSizes& n = a.size;
-  return n.batch >= 0 && n.tokens >= 0 && n.past >= 0 && n.past <= n.tokens && n.heads > 0 && n.key_heads > 0 && n.value_heads > 0 && n.key_dim > 0 &&
-         n.value_dim > 0 && n.heads % n.key_heads == 0 && n.heads % n.value_heads == 0 && (a.policy != RidgePolicy::refreshed || a.refresh > 0) &&
+  return heads_hold(n) && n.past >= 0 && n.past <= n.tokens && (a.policy != RidgePolicy::refreshed || a.refresh > 0) &&
          n.batch * n.heads * n.chunks() <= 0x7fffffff;
 }
 

@@ -12,12 +12,10 @@
 #include <ttr/layers/delta_kernel.hpp>
 
 #include <algorithm>
-#include <atomic>
-#include <numeric>
 
 #include <ttr/core/blas.hpp>
-#include <ttr/core/parallel.hpp>
 #include <ttr/core/simd.hpp>
+#include <ttr/core/task_slabs.hpp>
 
 namespace ttr {
 namespace {
@@ -99,17 +97,6 @@ template <class T> TTR_SIMD_INLINE void solve_transposed(const T* __restrict N, 
       for (int64_t s = r + 1; s < end; ++s) add_scaled(x + r * n, x + s * n, -N[s * C + r], n);
   }
 }
-
-// Hands out pieces of a slab.
-template <class T> struct Pieces {
-  T* at;
-  size_t used = 0;
-  T* take(int64_t count) {
-    T* piece = at ? at + used : nullptr;
-    used += size_t(count + 15) / 16 * 16;
-    return piece;
-  }
-};
 
 template <class T> struct ForwardSlab {
   T *x, *pair, *hy, *between, *memory;
@@ -350,51 +337,22 @@ TTR_SIMD_CLONES void backward_head_f64(const DeltaBackward<double>& a, double* s
   backward_head(a, slab, b, h, first_key, first_value);
 }
 
-bool sizes_hold(const DeltaSizes& n) {
-  return n.batch >= 0 && n.tokens >= 0 && n.heads > 0 && n.key_heads > 0 && n.value_heads > 0 && n.key_dim > 0 && n.value_dim > 0 &&
-         n.heads % n.key_heads == 0 && n.heads % n.value_heads == 0;
-}
-
-constexpr size_t kAlign = 64;
-
-template <class T> size_t bytes_for(int64_t tasks, size_t slab) {
-  return size_t(std::min<int64_t>(thread_count(), std::max<int64_t>(tasks, 1))) * slab * sizeof(T) + kAlign;
-}
-
-// Calls task(index, slab) for every index: as many workers as slabs fit, each with a slab of its own, taking the next task when free.
-template <class T, class F> Status share(int64_t tasks, size_t slab, Workspace work, F&& task) {
-  if (tasks == 0) return Status::ok;
-  const size_t skip = (kAlign - reinterpret_cast<uintptr_t>(work.at) % kAlign) % kAlign;
-  if (!work.at || work.bytes < skip + slab * sizeof(T)) return Status::small_workspace;
-  T* const at = reinterpret_cast<T*>(static_cast<char*>(work.at) + skip);
-  const int64_t workers = std::min<int64_t>({int64_t(thread_count()), tasks, int64_t((work.bytes - skip) / (slab * sizeof(T)))});
-  std::atomic<int64_t> next{0};
-  parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(index, at + size_t(worker) * slab);
-  });
-  return Status::ok;
-}
-
-// Heads that share a row of keys or of values are one task, so that dk and dv are sums in a fixed order.
-int64_t groups(const DeltaSizes& n) { return std::gcd(n.key_heads, n.value_heads); }
-
 }  // namespace
 
 namespace cpu {
 
 template <class T> size_t delta_workspace(const DeltaForward<T>& a) {
-  return bytes_for<T>(a.size.batch * a.size.heads, ForwardSlab<T>(nullptr, a.size).count);
+  return slabs_bytes<T>(a.size.batch * a.size.heads, ForwardSlab<T>(nullptr, a.size).count);
 }
 
 template <class T> size_t delta_workspace(const DeltaBackward<T>& a) {
-  return bytes_for<T>(a.size.batch * groups(a.size), BackwardSlab<T>(nullptr, a.size).count);
+  return slabs_bytes<T>(a.size.batch * head_groups(a.size), BackwardSlab<T>(nullptr, a.size).count);
 }
 
 template <class T> Status delta_forward(const DeltaForward<T>& a, Workspace work) {
   const DeltaSizes& n = a.size;
-  if (!sizes_hold(n)) return Status::bad_size;
-  return share<T>(n.batch * n.heads, ForwardSlab<T>(nullptr, n).count, work, [&](int64_t task, T* slab) {
+  if (!heads_hold(n)) return Status::bad_size;
+  return share_tasks<T>(n.batch * n.heads, ForwardSlab<T>(nullptr, n).count, work, [&](int64_t task, T* slab) {
     if constexpr (sizeof(T) == 4) forward_head_f32(a, slab, task / n.heads, task % n.heads);
     else forward_head_f64(a, slab, task / n.heads, task % n.heads);
   });
@@ -402,9 +360,9 @@ template <class T> Status delta_forward(const DeltaForward<T>& a, Workspace work
 
 template <class T> Status delta_backward(const DeltaBackward<T>& a, Workspace work) {
   const DeltaSizes& n = a.size;
-  if (!sizes_hold(n)) return Status::bad_size;
-  const int64_t count = groups(n), together = n.heads / count, per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads;
-  return share<T>(n.batch * count, BackwardSlab<T>(nullptr, n).count, work, [&](int64_t task, T* slab) {
+  if (!heads_hold(n)) return Status::bad_size;
+  const int64_t count = head_groups(n), together = n.heads / count, per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads;
+  return share_tasks<T>(n.batch * count, BackwardSlab<T>(nullptr, n).count, work, [&](int64_t task, T* slab) {
     for (int64_t h = task % count * together; h < (task % count + 1) * together; ++h) {
       if constexpr (sizeof(T) == 4) backward_head_f32(a, slab, task / count, h, h % per_key == 0, h % per_value == 0);
       else backward_head_f64(a, slab, task / count, h, h % per_key == 0, h % per_value == 0);

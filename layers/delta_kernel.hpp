@@ -11,7 +11,7 @@
 // Products of decays inside a chunk are formed by recurrence, D_rs = a_r D_{r-1,s}, never by division or logarithm: a may be 0
 // (a document starts: a = e = 0) or negative (l2_sgd with beta lambda > 1).
 #pragma once
-#include <ttr/core/border.hpp>
+#include <ttr/layers/heads_kernel.hpp>
 
 namespace ttr {
 

@@ -14,12 +14,10 @@
 #include <ttr/layers/diagonal_decay_kernel.hpp>
 
 #include <algorithm>
-#include <atomic>
-#include <numeric>
 #include <utility>
 
-#include <ttr/core/parallel.hpp>
 #include <ttr/core/simd.hpp>
+#include <ttr/core/task_slabs.hpp>
 
 namespace ttr {
 namespace {
@@ -170,16 +168,6 @@ template <class T> TTR_SIMD_INLINE T dot(const T* __restrict a, const T* __restr
 }
 
 // -- a worker's slab -------------------------------------------------------------------------------------------------------------------------
-template <class T> struct Pieces {
-  T* at;
-  size_t used = 0;
-  T* take(int64_t count) {
-    T* piece = at ? at + used : nullptr;
-    used += size_t(padded(count));
-    return piece;
-  }
-};
-
 // Rows of a block, and what is made of them. Kp, Vp: K and V padded to 16.
 template <class T> struct Block {
   T *q, *k, *raw_k, *a, *v, *since, *query, *end, *columns, *gram, *pair;
@@ -637,36 +625,10 @@ void run_heads(const DecayBackward<double>& p, double* slab, int64_t b, int64_t 
   backward_heads(p, slab, b, first, count);
 }
 
-bool sizes_hold(const DecaySizes& n) {
-  return n.batch >= 0 && n.tokens >= 0 && n.heads > 0 && n.key_heads > 0 && n.value_heads > 0 && n.key_dim > 0 && n.value_dim > 0 &&
-         n.heads % n.key_heads == 0 && n.heads % n.value_heads == 0;
-}
-
-constexpr size_t kAlign = 64;
-
-template <class T> size_t bytes_for(int64_t tasks, size_t slab) {
-  return size_t(std::min<int64_t>(thread_count(), std::max<int64_t>(tasks, 1))) * slab * sizeof(T) + kAlign;
-}
-
-// Calls task(index, slab) for every index: as many workers as slabs fit, each with a slab of its own, taking the next task when free.
-template <class T, class F> Status share(int64_t tasks, size_t slab, Workspace work, F&& task) {
-  if (tasks == 0) return Status::ok;
-  const size_t skip = (kAlign - reinterpret_cast<uintptr_t>(work.at) % kAlign) % kAlign;
-  if (!work.at || work.bytes < skip + slab * sizeof(T)) return Status::small_workspace;
-  T* const at = reinterpret_cast<T*>(static_cast<char*>(work.at) + skip);
-  const int64_t workers = std::min<int64_t>({int64_t(thread_count()), tasks, int64_t((work.bytes - skip) / (slab * sizeof(T)))});
-  std::atomic<int64_t> next{0};
-  parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(index, at + size_t(worker) * slab);
-  });
-  return Status::ok;
-}
-
 // Heads that share a row of keys or of values are one task, so that dk and dv are sums in a fixed order.
 // Beyond that a task takes as many heads as leave two tasks a thread.
 int64_t heads_together(const DecaySizes& n) {
-  const int64_t least = n.heads / std::gcd(n.key_heads, n.value_heads);
+  const int64_t least = n.heads / head_groups(n);
   int64_t most = least;
   for (int64_t count = least; count <= n.heads; count += least)
     if (n.heads % count == 0 && n.batch * (n.heads / count) >= 2 * thread_count()) most = count;
@@ -678,9 +640,9 @@ template <class T> size_t slab_of(const DecayBackward<T>& p) {
 }
 template <class T, class Arguments> Status share_heads(const Arguments& p, Workspace work) {
   const DecaySizes& n = p.size;
-  if (!sizes_hold(n)) return Status::bad_size;
+  if (!heads_hold(n)) return Status::bad_size;
   const int64_t count = heads_together(n), parts = n.heads / count;
-  return share<T>(n.batch * parts, slab_of(p), work, [&](int64_t task, T* slab) { run_heads(p, slab, task / parts, task % parts * count, count); });
+  return share_tasks<T>(n.batch * parts, slab_of(p), work, [&](int64_t task, T* slab) { run_heads(p, slab, task / parts, task % parts * count, count); });
 }
 
 template <class A> const int32_t* starts_of(const RunningScale<A>& x, int64_t b) { return x.segments ? x.segments + b * x.tokens : nullptr; }
@@ -690,10 +652,10 @@ template <class A> const int32_t* starts_of(const RunningScale<A>& x, int64_t b)
 namespace cpu {
 
 template <class T> size_t diagonal_decay_workspace(const DecayForward<T>& p) {
-  return bytes_for<T>(p.size.batch * p.size.heads / heads_together(p.size), slab_of(p));
+  return slabs_bytes<T>(p.size.batch * p.size.heads / heads_together(p.size), slab_of(p));
 }
 template <class T> size_t diagonal_decay_workspace(const DecayBackward<T>& p) {
-  return bytes_for<T>(p.size.batch * p.size.heads / heads_together(p.size), slab_of(p));
+  return slabs_bytes<T>(p.size.batch * p.size.heads / heads_together(p.size), slab_of(p));
 }
 template <class T> Status diagonal_decay_forward(const DecayForward<T>& p, Workspace work) { return share_heads<T>(p, work); }
 template <class T> Status diagonal_decay_backward(const DecayBackward<T>& p, Workspace work) { return share_heads<T>(p, work); }

@@ -12,7 +12,7 @@
 // a_t may be 0, and is where a document starts: g = -inf, or another number in segments. Products of decays are formed by recurrence,
 // never as a quotient or as exp of a difference of sums, so that the strongest decay costs no digit.
 #pragma once
-#include <ttr/core/border.hpp>
+#include <ttr/layers/heads_kernel.hpp>
 
 namespace ttr {
 

@@ -12,12 +12,10 @@
 #include <ttr/layers/normal_equations_span.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <numeric>
 
 #include <ttr/core/blas.hpp>
-#include <ttr/core/parallel.hpp>
 
 namespace ttr {
 namespace least_squares {
@@ -373,34 +371,9 @@ TTR_SIMD_CLONES void backward_head_f64(const NormalBackward<double>& a, double* 
 
 template <class T> bool problem_holds(const NormalProblem<T>& a) {
   const NormalSizes& n = a.size;
-  return n.batch >= 0 && n.tokens >= 0 && n.past >= 0 && n.past <= n.tokens && n.heads > 0 && n.key_heads > 0 && n.value_heads > 0 && n.key_dim > 0 &&
-         n.value_dim > 0 && n.heads % n.key_heads == 0 && n.heads % n.value_heads == 0 && (a.policy != RidgePolicy::refreshed || a.refresh > 0) &&
+  return heads_hold(n) && n.past >= 0 && n.past <= n.tokens && (a.policy != RidgePolicy::refreshed || a.refresh > 0) &&
          (a.method != NormalMethod::chunk || follows_by_rank_one(a.policy, a.log_decay));
 }
-
-constexpr size_t kAlign = 64;
-
-template <class T> size_t bytes_for(int64_t tasks, size_t slab) {
-  return size_t(std::min<int64_t>(thread_count(), std::max<int64_t>(tasks, 1))) * slab * sizeof(T) + kAlign;
-}
-
-// Calls task(index, slab) for every index: as many workers as slabs fit, each with a slab of its own, taking the next task when free.
-template <class T, class F> Status share(int64_t tasks, size_t slab, Workspace work, F&& task) {
-  if (tasks == 0) return Status::ok;
-  const size_t skip = (kAlign - reinterpret_cast<uintptr_t>(work.at) % kAlign) % kAlign;
-  if (!work.at || work.bytes < skip + slab * sizeof(T)) return Status::small_workspace;
-  T* const at = reinterpret_cast<T*>(static_cast<char*>(work.at) + skip);
-  const int64_t workers = std::min<int64_t>({int64_t(thread_count()), tasks, int64_t((work.bytes - skip) / (slab * sizeof(T)))});
-  std::atomic<int64_t> next{0};
-  parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(index, at + size_t(worker) * slab);
-  });
-  return Status::ok;
-}
-
-// Heads that share a row of keys or of values are one task, so that dk and dv are sums in a fixed order.
-int64_t groups(const NormalSizes& n) { return std::gcd(n.key_heads, n.value_heads); }
 
 template <class T> size_t slab_of(const NormalProblem<T>& a, bool backward) { return Slab<T>(nullptr, a.size, a.method, backward).count; }
 
@@ -411,13 +384,13 @@ namespace cpu {
 
 using namespace least_squares;
 
-template <class T> size_t normal_equations_workspace(const NormalForward<T>& a) { return bytes_for<T>(a.size.batch * a.size.heads, slab_of(a, false)); }
-template <class T> size_t normal_equations_workspace(const NormalBackward<T>& a) { return bytes_for<T>(a.size.batch * groups(a.size), slab_of(a, true)); }
+template <class T> size_t normal_equations_workspace(const NormalForward<T>& a) { return slabs_bytes<T>(a.size.batch * a.size.heads, slab_of(a, false)); }
+template <class T> size_t normal_equations_workspace(const NormalBackward<T>& a) { return slabs_bytes<T>(a.size.batch * head_groups(a.size), slab_of(a, true)); }
 
 template <class T> Status normal_equations_forward(const NormalForward<T>& a, Workspace work) {
   const NormalSizes& n = a.size;
   if (!problem_holds(a)) return Status::bad_size;
-  return share<T>(n.batch * n.heads, slab_of(a, false), work, [&](int64_t task, T* slab) {
+  return share_tasks<T>(n.batch * n.heads, slab_of(a, false), work, [&](int64_t task, T* slab) {
     if constexpr (sizeof(T) == 4) forward_head_f32(a, slab, task / n.heads, task % n.heads);
     else forward_head_f64(a, slab, task / n.heads, task % n.heads);
   });
@@ -426,8 +399,8 @@ template <class T> Status normal_equations_forward(const NormalForward<T>& a, Wo
 template <class T> Status normal_equations_backward(const NormalBackward<T>& a, Workspace work) {
   const NormalSizes& n = a.size;
   if (!problem_holds(a)) return Status::bad_size;
-  const int64_t count = groups(n), together = n.heads / count, per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads;
-  return share<T>(n.batch * count, slab_of(a, true), work, [&](int64_t task, T* slab) {
+  const int64_t count = head_groups(n), together = n.heads / count, per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads;
+  return share_tasks<T>(n.batch * count, slab_of(a, true), work, [&](int64_t task, T* slab) {
     for (int64_t h = task % count * together; h < (task % count + 1) * together; ++h) {
       if constexpr (sizeof(T) == 4) backward_head_f32(a, slab, task / count, h, h % per_key == 0, h % per_value == 0);
       else backward_head_f64(a, slab, task / count, h, h % per_key == 0, h % per_value == 0);

@@ -18,7 +18,7 @@
 //   iterative  conjugate gradients from zero, the tokens of a chunk together; at most `steps`, fewer when the residual is below `tolerance` |q|
 // The gradient is that of the solution, at the x that was found: with s_t = A_t^{-1} F_t^T dy_t nothing of the way to x is differentiated.
 #pragma once
-#include <ttr/core/border.hpp>
+#include <ttr/layers/heads_kernel.hpp>
 
 namespace ttr {
 

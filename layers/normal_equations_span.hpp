@@ -4,6 +4,7 @@
 //   H_r = since_r H0 + sum_{s <= r} D_rs w_s k_s k_s^T,   F_r likewise with v_s k_s^T,   A_r = H_r + rho_r diag(ridge)
 #pragma once
 #include <ttr/core/simd.hpp>
+#include <ttr/core/task_slabs.hpp>
 #include <ttr/layers/normal_equations_kernel.hpp>
 
 namespace ttr::least_squares {
@@ -22,17 +23,6 @@ template <class T> struct Span {
   const T* since = nullptr;          // [c]
   const T* between = nullptr;        // [c, C] D, zero above the diagonal
   int64_t width() const { return K + V; }
-};
-
-// Hands out pieces of a slab.
-template <class T> struct Pieces {
-  T* at;
-  size_t used = 0;
-  T* take(int64_t count) {
-    T* piece = at ? at + used : nullptr;
-    used += size_t(count + 15) / 16 * 16;
-    return piece;
-  }
 };
 
 // y [c - skip, V] of the asked tokens, and x_r over s_r [2c, K]; q [c - skip, K], dy [c, V] with zero rows for those that are not asked.

@@ -14,12 +14,10 @@
 #include <ttr/layers/scan_kernel.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <numeric>
 
-#include <ttr/core/parallel.hpp>
 #include <ttr/core/simd.hpp>
+#include <ttr/core/task_slabs.hpp>
 
 namespace ttr {
 namespace {
@@ -30,17 +28,6 @@ constexpr int64_t kWidth = 256;                                    // channels a
 template <class T> constexpr int64_t kLanes = 64 / int64_t(sizeof(T));   // values of a tile: one wide register
 
 constexpr int64_t up_to(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-// Hands out pieces of a slab, each on a cache line.
-template <class T> struct Pieces {
-  T* at;
-  size_t used = 0;
-  T* take(int64_t count) {
-    T* piece = at ? at + used : nullptr;
-    used += size_t(up_to(count, 16));
-    return piece;
-  }
-};
 
 // -- without keys ------------------------------------------------------------------------------------------------------------------------------
 // Channels are counted through all heads: channel c of sequence b, D = H V of them. Loops over channels are functions of their own, so that
@@ -724,32 +711,15 @@ struct Parts {
   int64_t width() const { return unit * each; }
 };
 
-constexpr size_t kAlign = 64;
-
 template <class A> int64_t tasks_of(const A& f, bool backward) {
   if (!keyed(f.kind)) return f.size.batch * Parts(f.size, f.kind).count();
-  return f.size.batch * (backward ? std::gcd(f.size.key_heads, f.size.value_heads) : f.size.heads);
+  return f.size.batch * (backward ? head_groups(f.size) : f.size.heads);
 }
 template <class T, class A> size_t slab_of(const A& f, bool backward) {
   return keyed(f.kind) ? HeadSlab<T>(nullptr, f.size, backward).count : ChannelSlab<T>(nullptr, Parts(f.size, f.kind).width(), backward).count;
 }
 template <class T, class A> size_t workspace_of(const A& f, bool backward) {
-  return size_t(std::min<int64_t>(thread_count(), std::max<int64_t>(tasks_of(f, backward), 1))) * slab_of<T>(f, backward) * sizeof(T) + kAlign;
-}
-
-// Calls task(index, slab) for every index: as many workers as slabs fit, each with a slab of its own, taking the next task when free.
-template <class T, class F> Status share(int64_t tasks, size_t slab, Workspace work, F&& task) {
-  if (tasks == 0) return Status::ok;
-  const size_t skip = (kAlign - reinterpret_cast<uintptr_t>(work.at) % kAlign) % kAlign;
-  if (!work.at || work.bytes < skip + slab * sizeof(T)) return Status::small_workspace;
-  T* const at = reinterpret_cast<T*>(static_cast<char*>(work.at) + skip);
-  const int64_t workers = std::min<int64_t>({int64_t(thread_count()), tasks, int64_t((work.bytes - skip) / (slab * sizeof(T)))});
-  std::atomic<int64_t> next{0};
-  parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(index, at + size_t(worker) * slab);
-  });
-  return Status::ok;
+  return slabs_bytes<T>(tasks_of(f, backward), slab_of<T>(f, backward));
 }
 
 }  // namespace
@@ -764,9 +734,9 @@ template <class T> Status scan_forward(const ScanForward<T>& f, Workspace work) 
   if (!sizes_hold(n, f.kind)) return Status::bad_size;
   const int64_t tasks = tasks_of(f, false);
   if (keyed(f.kind))
-    return share<T>(tasks, slab_of<T>(f, false), work, [&](int64_t task, T* slab) { forward_part(f, slab, task / n.heads, task % n.heads, 1); });
+    return share_tasks<T>(tasks, slab_of<T>(f, false), work, [&](int64_t task, T* slab) { forward_part(f, slab, task / n.heads, task % n.heads, 1); });
   const Parts parts(n, f.kind);
-  return share<T>(tasks, slab_of<T>(f, false), work, [&](int64_t task, T* slab) {
+  return share_tasks<T>(tasks, slab_of<T>(f, false), work, [&](int64_t task, T* slab) {
     const int64_t at = task % parts.count() * parts.unit;
     forward_part(f, slab, task / parts.count(), at, std::min(parts.unit, parts.of_all - at));
   });
@@ -777,14 +747,14 @@ template <class T> Status scan_backward(const ScanBackward<T>& f, Workspace work
   if (!sizes_hold(n, f.kind)) return Status::bad_size;
   const int64_t tasks = tasks_of(f, true);
   if (keyed(f.kind)) {   // heads that share a row of keys or of values are one task, so that dk and dv are sums in a fixed order
-    const int64_t groups = std::gcd(n.key_heads, n.value_heads), together = n.heads / groups;
-    return share<T>(tasks, slab_of<T>(f, true), work, [&](int64_t task, T* slab) {
+    const int64_t groups = head_groups(n), together = n.heads / groups;
+    return share_tasks<T>(tasks, slab_of<T>(f, true), work, [&](int64_t task, T* slab) {
       for (int64_t h = task % groups * together; h < (task % groups + 1) * together; ++h)
         backward_part(f, slab, task / groups, h, 1, h % (n.heads / n.key_heads) == 0, h % (n.heads / n.value_heads) == 0);
     });
   }
   const Parts parts(n, f.kind);
-  return share<T>(tasks, slab_of<T>(f, true), work, [&](int64_t task, T* slab) {
+  return share_tasks<T>(tasks, slab_of<T>(f, true), work, [&](int64_t task, T* slab) {
     const int64_t at = task % parts.count() * parts.unit;
     backward_part(f, slab, task / parts.count(), at, std::min(parts.unit, parts.of_all - at), true, true);
   });

@@ -12,7 +12,7 @@
 // value and rotation have no keys: key_dim is 1, q and k are null. The memory lives in registers and in the nearest cache; main memory sees it
 // once every kScanChunk tokens, where the backward starts its recomputation.
 #pragma once
-#include <ttr/core/border.hpp>
+#include <ttr/layers/heads_kernel.hpp>
 
 namespace ttr {
 
@@ -70,9 +70,7 @@ template <class A> TTR_BOTH inline int goes_on(const A& a, int64_t b, int64_t t)
 
 inline bool sizes_hold(const ScanSizes& n, ScanKind kind) {
   const bool keyed = kind != ScanKind::value && kind != ScanKind::rotation;
-  return n.batch >= 0 && n.tokens >= 0 && n.heads > 0 && n.key_heads > 0 && n.value_heads > 0 && n.key_dim > 0 && n.value_dim > 0 &&
-         n.heads % n.key_heads == 0 && n.heads % n.value_heads == 0 &&
-         (keyed || (n.key_dim == 1 && n.key_heads == n.heads && n.value_heads == n.heads)) &&
+  return heads_hold(n) && (keyed || (n.key_dim == 1 && n.key_heads == n.heads && n.value_heads == n.heads)) &&
          (kind != ScanKind::rotation || n.value_dim % 2 == 0);
 }
 
