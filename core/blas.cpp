@@ -14,7 +14,8 @@
 
 namespace ttr {
 namespace {
-constexpr int64_t kGemmDepth = 256, kWidestPanel = 32;   // of a packed panel: depth x width floats stay in the nearest cache
+// A packed panel of B, depth x width floats, stays in the nearest cache; a block of A, rows x depth, in the next.
+constexpr int64_t kGemmDepth = 256, kWidestPanel = 32, kGemmRows = 480;
 }
 }  // namespace ttr
 #define TTR_SIMD_EACH <ttr/core/simd_gemm.hpp>
@@ -78,11 +79,8 @@ void call(bool ta, bool tb, int m, int n, int k, double alpha, const double* a, 
   cblas_dgemm(CblasRowMajor, op(ta), op(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-// Our own panels serve where packing A would not pay: A small enough to be read again for every panel, and not down its columns for long.
-bool in_panels(bool transpose_a, int64_t m, int64_t k) {
-  constexpr int64_t kMost = int64_t(1) << 18;   // elements of A: 1 MB
-  return m * std::min(k, kGemmDepth) < kMost && k <= (transpose_a ? kGemmDepth * 3 / 2 : 4 * kGemmDepth);
-}
+// Our own panels serve where packing A would not pay: few rows where A is read down its columns, else an inner size that is not long.
+bool in_panels(bool transpose_a, int64_t m, int64_t k) { return transpose_a ? m <= kGemmDepth : k <= 3 * kGemmDepth; }
 
 void call_panels(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta,
                  float* c, int64_t ldc) {

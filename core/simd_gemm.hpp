@@ -48,34 +48,39 @@ TTR_SIMD_INLINE void panel_rows(int64_t m, int64_t k, const float* a, int64_t ro
     if (r < m) panel_rows<(R + 1) / 2>(m - r, k, a + r * row, row, step, panel, c + r * ldc, ldc, from ? from + r * ldc : nullptr, times);
 }
 
+// One block: at most kGemmDepth of k and as many rows as stay in the second cache while the panels pass.
+void gemm_block(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
+                bool adds, const float* times, float* c, int64_t ldc, float* panel) {
+  const int64_t row = transpose_a ? 1 : lda, step = transpose_a ? lda : 1;
+  float edge[kTileRows * kPanel];
+  for (int64_t j = 0; j < n; j += kPanel) {
+    const int64_t columns = std::min(kPanel, n - j);
+    pack_panel(transpose_b, k, columns, alpha, transpose_b ? b + j * ldb : b + j, ldb, panel);
+    float* const to = c + j;
+    if (columns == kPanel) {
+      panel_rows<kTileRows>(m, k, a, row, step, panel, to, ldc, adds ? to : nullptr, times);
+      continue;
+    }
+    for (int64_t r0 = 0; r0 < m; r0 += kTileRows) {   // the last columns go through a tile of their own
+      const int64_t rows = std::min<int64_t>(kTileRows, m - r0);
+      for (int64_t r = 0; r < rows && adds; ++r)
+        for (int64_t l = 0; l < kPanel; ++l) edge[r * kPanel + l] = l < columns ? to[(r0 + r) * ldc + l] : 0.0f;
+      panel_rows<kTileRows>(rows, k, a + r0 * row, row, step, panel, edge, kPanel, adds ? edge : nullptr, times);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t l = 0; l < columns; ++l) to[(r0 + r) * ldc + l] = edge[r * kPanel + l];
+    }
+  }
+}
+
 // a, b as stored: [m, k] and [k, n], or their transposes
 void gemm_f32(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
               float beta, float* c, int64_t ldc, float* panel) {
-  const int64_t row = transpose_a ? 1 : lda, step = transpose_a ? lda : 1;
-  float times[kPanel], edge[kTileRows * kPanel];
+  float times[kPanel];
   for (float& t : times) t = beta;
-  for (int64_t k0 = 0; k0 < k; k0 += kGemmDepth) {
-    const int64_t depth = std::min(kGemmDepth, k - k0);
-    const bool adds = k0 > 0 || beta != 0, scales = k0 == 0 && beta != 0 && beta != 1;
-    for (int64_t j = 0; j < n; j += kPanel) {
-      const int64_t columns = std::min(kPanel, n - j);
-      pack_panel(transpose_b, depth, columns, alpha, transpose_b ? b + j * ldb + k0 : b + k0 * ldb + j, ldb, panel);
-      const float* const left = a + k0 * step;
-      float* const to = c + j;
-      if (columns == kPanel) {
-        panel_rows<kTileRows>(m, depth, left, row, step, panel, to, ldc, adds ? to : nullptr, scales ? times : nullptr);
-        continue;
-      }
-      for (int64_t r0 = 0; r0 < m; r0 += kTileRows) {   // the last columns go through a tile of their own
-        const int64_t rows = std::min<int64_t>(kTileRows, m - r0);
-        for (int64_t r = 0; r < rows && adds; ++r)
-          for (int64_t l = 0; l < kPanel; ++l) edge[r * kPanel + l] = l < columns ? to[(r0 + r) * ldc + l] : 0.0f;
-        panel_rows<kTileRows>(rows, depth, left + r0 * row, row, step, panel, edge, kPanel, adds ? edge : nullptr, scales ? times : nullptr);
-        for (int64_t r = 0; r < rows; ++r)
-          for (int64_t l = 0; l < columns; ++l) to[(r0 + r) * ldc + l] = edge[r * kPanel + l];
-      }
-    }
-  }
+  for (int64_t r = 0; r < m; r += kGemmRows)
+    for (int64_t i = 0; i < k; i += kGemmDepth)
+      gemm_block(transpose_a, transpose_b, std::min(kGemmRows, m - r), n, std::min(kGemmDepth, k - i), alpha, a + (transpose_a ? i * lda + r : r * lda + i),
+                 lda, b + (transpose_b ? i : i * ldb), ldb, i > 0 || beta != 0, i == 0 && beta != 0 && beta != 1 ? times : nullptr, c + r * ldc, ldc, panel);
 }
 
 }  // namespace
