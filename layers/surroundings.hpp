@@ -71,8 +71,9 @@ struct Surroundings {
 // of length 1 and a normed answer.
 Surroundings usual_surroundings(const Recipe&);
 
-// The same without convolution, token shift, inner branch, norm of the answer and output gate: the bare memory. Rotation and the length of the keys stay, because they are
-// part of what is asked and stored: a delta rule with keys longer than its step allows diverges. So do the forms of the recipe's own gates.
+// The same without convolution, token shift, inner branch, norm of the answer and output gate: the bare memory. Rotation and the length of the keys
+// stay, because they are part of what is asked and stored: a delta rule with keys longer than its step allows diverges. So do the forms of the
+// recipe's own gates.
 Surroundings core_of(Surroundings);
 
 }  // namespace ttr
