@@ -2,11 +2,13 @@
 // against differences of those loops, decoding, packed documents, and its initial values.
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/language_model.hpp>
 #include <ttr/layers/recipes.hpp>
+#include <ttr/optim/trainer.hpp>
 #include <ttr/tests/ops_numbers.hpp>
 
 using namespace ttr;
@@ -341,6 +343,34 @@ TEST_SUITE("published_blocks") {
       CHECK(worst(layer.slots(zeros({1, T, D}, kF64)).at("log_decay"), full({1, T, H}, -std::log(2.0), kF64)) < 1e-12);
       CHECK(!layer.options.around->rotary);
     }
+  }
+
+  TEST_CASE("a checkpoint holds all of a block, under names of its own") {
+    const Tensor tokens = from_vector(std::vector<int32_t>{1, 4, 2, 0, 6, 3, 3, 5}, {1, 8});
+    const auto loss = [](const LanguageModel& m, const Tensor& ids) { return mean(square(m(ids))); };
+    const std::string path = (std::filesystem::temp_directory_path() / "ttr_published_blocks.safetensors").string();
+    const std::tuple<const Recipe&, std::vector<std::string>> rows[] = {
+        {recipes::rwkv6, {"shift.first", "shift.mix", "shift.down", "shift.up", "project.weight", "log_decay.down", "log_decay.weight", "log_decay.bias",
+                          "bonus", "output_norm.weight", "output_norm.bias", "output.weight"}},
+        {recipes::mlstm, {"project.weight", "conv.weight", "conv.bias", "query.weight", "key.weight", "value.weight", "log_decay.weight",
+                          "log_decay.bias", "log_write_gate.weight", "log_write_gate.bias", "skip", "output_norm.weight", "output.weight"}}};
+    for (const auto& [recipe, names] : rows) {
+      CAPTURE(recipe.text());
+      const auto made = [&](uint64_t seed) {
+        return LanguageModel({.vocab = 7, .dim = D, .blocks = 1, .heads = H, .mixer = recipe, .hidden = 4}, seed, cpu_device, Dtype::f64);
+      };
+      LanguageModel first = made(1), other = made(2);
+      std::vector<std::string> found;
+      for (const auto& [name, p] : parameters_of(first.blocks[0].mixer)) found.push_back(name);
+      CHECK(found == names);
+      Trainer before(first, AdamW{}, loss), after(other, AdamW{}, loss);
+      for (int step = 0; step < 3; ++step) before.step(tokens, {.rate = 0.01});
+      before.save(path);
+      CHECK(worst(first(tokens), other(tokens)) > 1e-3);
+      after.load(path);
+      CHECK(worst(first(tokens), other(tokens)) == 0);
+    }
+    std::filesystem::remove(path);
   }
 
   TEST_CASE("the bare memory has no shift, branch, norm or gate, and keeps the form of its own gates") {
