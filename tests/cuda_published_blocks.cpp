@@ -103,7 +103,7 @@ TEST_CASE("decoding equals the forward pass") {
 
 TEST_CASE("one layer in bf16 is the f64 one of the same rounded numbers, to its roundings") {
   if (no_gpu()) return;
-  for (const std::string& recipe : kRecipes) {
+  for (const std::string recipe : {"rwkv6", "mlstm", "mlstm_sigmoid", "forgetting_attention", "hgrn2"}) {   // mesa_net's solve is the parity test's
     CAPTURE(recipe);
     LanguageModel narrow = model_of(recipe, cuda_device, Dtype::bf16), exact = model_of(recipe, cpu_device, Dtype::f64);
     std::map<std::string, Tensor> rounded;

@@ -261,7 +261,8 @@ TEST_SUITE("modules") {
 
   TEST_CASE("derivatives of all parameters through a language model") {
     for (const std::string recipe :
-         {"softmax_attention", "gated_delta_net", "mamba", "longhorn_diagonal", "hgrn", "lru", "retnet", "gla", "hgrn2", "mamba2", "mlstm", "rwkv6", "nadaraya_watson", "forgetting_attention", "mlstm_sigmoid",
+         {"softmax_attention", "gated_delta_net", "mamba", "longhorn_diagonal", "hgrn", "lru", "retnet", "gla", "hgrn2", "mamba2", "mlstm", "mlstm_sigmoid",
+          "rwkv6", "nadaraya_watson", "forgetting_attention",
           "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
       CAPTURE(recipe);
       LanguageModelOptions options = tiny(recipe);
