@@ -386,6 +386,28 @@ TEST_SUITE("published_blocks") {
     CHECK(core_of(usual_surroundings(recipes::mlstm)).constant_gates);
   }
 
+  TEST_CASE("a block-diagonal map is a product a piece, whether its pieces stand alone or together") {
+    Init init(9, kF64);
+    for (const auto& [in, out] : std::vector<std::pair<int64_t, int64_t>>{{96, 96}, {96, 48}, {8, 8}, {48, 96}})
+      for (const int64_t rows : {3, 80}) {
+        CAPTURE(in);
+        CAPTURE(rows);
+        BlockLinear map({.in = in, .out = out, .deviation = 1}, init);
+        const int64_t n = map.weight->size(0);
+        CHECK(n == in / 4);
+        const auto by_piece = [&](const Tensor& x, const Tensor& w) {
+          Tensors ys;
+          for (int64_t i = 0; i < n; ++i)
+            ys.push_back(matmul(slice(x, 2, i * in / n, (i + 1) * in / n), reshape(slice(w, 0, i, i + 1), {out / n, in / n}), false, true));
+          return concat(ys, 2);
+        };
+        const Tensor x = variable(random_tensor({2, rows, in}, 21)), y = map(x), want = by_piece(x, *map.weight), d = random_tensor(y.shape(), 22);
+        CHECK(worst(y, want) < 1e-13);
+        const Tensors got = grad({y}, {d}, {x, *map.weight}), expected = grad({want}, {d}, {x, *map.weight});
+        for (size_t i = 0; i < 2; ++i) CHECK(worst(got[i], expected[i]) < 1e-12);
+      }
+  }
+
   TEST_CASE("a mixture that depends on nothing, and what an inner branch cannot stand beside") {
     Init init(8, kF64);
     Surroundings plain = usual_surroundings(recipes::rwkv6);
