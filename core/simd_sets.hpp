@@ -11,6 +11,9 @@
 // Internal to the CPU kernels; once in a translation unit.
 #pragma once
 #include <ttr/core/simd.hpp>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #ifdef TTR_SIMD_CLONED   // where functions can have versions at all
 
