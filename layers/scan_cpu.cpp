@@ -242,7 +242,7 @@ template <class T> void rotation_backward(const ScanBackward<T>& g, T* slab, int
 
 // -- with keys ---------------------------------------------------------------------------------------------------------------------------------
 template <class T> constexpr int64_t kGroup = 64 / int64_t(sizeof(T));   // values of a group: one register of the widest, two of AVX2
-constexpr int64_t keys_together(ScanKind kind) { return kind == ScanKind::entry ? 8 : 2; }   // entry: its gates come by keys
+constexpr int64_t keys_together(ScanKind kind) { return kind == ScanKind::entry ? 8 : 4; }   // entry: its gates come by keys
 
 constexpr int64_t up_to(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 

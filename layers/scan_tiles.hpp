@@ -47,11 +47,11 @@ template <class T> TTR_SIMD_INLINE void out_of_blocks(const T* from, T* to, cons
   }
 }
 
-template <class T> TTR_SIMD_INLINE void write_row(T* to, const T* from, int64_t n, bool first) {
+template <class T> TTR_SIMD_INLINE void write_row(T* to, const T* from, int64_t n, bool first, T by = 1) {   // to <- by from (+ to)
   constexpr int64_t L = Register<T>::lanes;
   int64_t j = 0;
-  for (; j + L <= n; j += L) vec(to + j) = first ? vec(from + j) : vec(to + j) + vec(from + j);
-  for (; j < n; ++j) to[j] = first ? from[j] : to[j] + from[j];
+  for (; j + L <= n; j += L) vec(to + j) = first ? by * vec(from + j) : vec(to + j) + by * vec(from + j);
+  for (; j < n; ++j) to[j] = first ? by * from[j] : to[j] + by * from[j];
 }
 template <class T> TTR_SIMD_INLINE void fill_row(T* to, int64_t count, T value) {
   for (int64_t i = 0; i < count; ++i) to[i] = value;
@@ -101,7 +101,7 @@ template <class T> struct Chunk {
 };
 
 // The decay of a register of values: product from delta and -rate log2 e, proximal from s and k^2, entry from its logarithm.
-template <ScanKind kind, class T> TTR_SIMD_INLINE Vec<T> decay_of(Vec<T> step, const T* table, T square) {
+template <ScanKind kind, class T> TTR_SIMD_INLINE Vec<T> decay_of(Vec<T> step, const T* table, Vec<T> square) {
   if constexpr (kind == ScanKind::product) return exp2_lanes(step * vec(table));
   else if constexpr (kind == ScanKind::proximal) return T(1) - step * square;
   else return exp_lanes(vec(table));
@@ -131,9 +131,9 @@ TTR_SIMD_INLINE void pass_group(const ScanForward<T>& f, const HeadSlab<T>& m, c
       if (written) v[i] *= step[i];
     }
     for (int64_t j = 0; j < K; ++j) {
-      const T k = keys[j], q = queries[j], square = k * k;
+      const T k = keys[j], q = queries[j];
       for (int i = 0; i < N; ++i) {
-        const Vec<T> a = decay_of<kind, T>(step[i], (kind == ScanKind::entry ? m.decay : rate) + j * G + i * L, square);
+        const Vec<T> a = decay_of<kind, T>(step[i], (kind == ScanKind::entry ? m.decay : rate) + j * G + i * L, Vec<T>{} + k * k);
         const Vec<T> now = a * vec(memory + j * G + i * L) + v[i] * k;
         vec(memory + j * G + i * L) = now;
         y[i] += now * q;
@@ -181,8 +181,8 @@ template <int J, class T> TTR_SIMD_INLINE void add_sums(const T* from, T* to, in
     for (int64_t l = 0; l < L; ++l) x[l] = vec(from + (i + l) * L);
     sum_lanes<L, T>(x, sums + i);
   }
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t j = 0; j < J; ++j) to[r * to_row + j] += sums[r * J + j];
+  typedef T Keys __attribute__((vector_size(J * sizeof(T)), aligned(sizeof(T)), may_alias));
+  for (int64_t r = 0; r < rows; ++r) reinterpret_cast<Keys&>(to[r * to_row]) += reinterpret_cast<const Keys&>(sums[r * J]);
 }
 
 // The forward again for J keys of a block: m.states <- the memory as it enters each token, m.decay <- a. dq += M dy.
@@ -199,9 +199,8 @@ TTR_SIMD_INLINE void recompute(const HeadSlab<T>& m, const Cut& c, const Chunk<T
     const T* const step = m.s + r * c.values + first;
     const T* const g = dy.at + r * dy.stride + first;
     if (x.starts[r]) fill_row(enters, tile, T(0));
-    T k[J], square[J];
-    Vec<T> dq[J];
-    for (int j = 0; j < J; ++j) k[j] = x.k.at[r * x.k.stride + j0 + j], square[j] = k[j] * k[j], dq[j] = Vec<T>{};
+    Vec<T> k[J], square[J], dq[J];
+    for (int j = 0; j < J; ++j) k[j] = Vec<T>{} + x.k.at[r * x.k.stride + j0 + j], square[j] = k[j] * k[j], dq[j] = Vec<T>{};
     for (int64_t i = 0; i < width; i += L) {
       const Vec<T> s = kind == ScanKind::entry ? Vec<T>{} : vec(step + i), written = vec(v + i), d = vec(g + i);
       for (int j = 0; j < J; ++j) {
@@ -234,11 +233,10 @@ TTR_SIMD_INLINE void walk_back(const HeadSlab<T>& m, const Cut& c, const Chunk<T
     const T* const g = dy.at + r * dy.stride + first;
     T* const dx = m.dx + r * c.values + first;
     T* const ds = m.ds + r * c.values + first;
-    T k[J], q[J], square[J];
-    Vec<T> dk[J], d_square[J];
+    Vec<T> k[J], q[J], square[J], dk[J], d_square[J];
     for (int j = 0; j < J; ++j) {
-      k[j] = x.k.at[r * x.k.stride + j0 + j], q[j] = scale * x.q.at[r * x.q.stride + j0 + j], square[j] = k[j] * k[j];
-      dk[j] = d_square[j] = Vec<T>{};
+      k[j] = Vec<T>{} + x.k.at[r * x.k.stride + j0 + j], q[j] = Vec<T>{} + scale * x.q.at[r * x.q.stride + j0 + j];
+      square[j] = k[j] * k[j], dk[j] = d_square[j] = Vec<T>{};
     }
     for (int64_t i = 0; i < width; i += L) {
       const Vec<T> s = kind == ScanKind::entry ? Vec<T>{} : vec(step + i), written = vec(v + i), d = vec(g + i);
@@ -352,10 +350,7 @@ TTR_SIMD_INLINE void backward_head(const ScanBackward<T>& f, T* slab, int64_t b,
       if (f.dv.at) write_row(row(f.dv, n, b, t0 + r, value_head, c.V), dx, c.V, first_value);
       if (f.d_gate && kind != ScanKind::entry) write_row(f.d_gate + ((b * n.tokens + t0 + r) * n.heads + h) * c.V, ds, c.V, true);
       if (f.dk.at) write_row(row(f.dk, n, b, t0 + r, key_head, c.K), m.dk + r * c.keys, c.K, first_key);
-      if (!f.dq.at) continue;
-      T* const dq = m.dq + r * c.keys;
-      for (int64_t j = 0; j < c.K; ++j) dq[j] *= f.scale;                                             // y = scale M q
-      write_row(row(f.dq, n, b, t0 + r, h, c.K), dq, c.K, true);
+      if (f.dq.at) write_row(row(f.dq, n, b, t0 + r, h, c.K), m.dq + r * c.keys, c.K, true, f.scale);   // y = scale M q
     }
   }
   if (f.d_rate && kind == ScanKind::product) out_of_blocks(m.d_rate, f.d_rate + head * size, c);
