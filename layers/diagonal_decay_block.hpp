@@ -58,14 +58,14 @@ TTR_SIMD_INLINE Strided<T> rows_of(T* copy, const Rows<const T>& x, const DecayS
 }
 
 template <class T, class Arguments>
-TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c) {
+TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c, int64_t value_width) {
   constexpr int64_t L = Register<T>::lanes;
   const DecaySizes& n = p.size;
   const DecayGates<T>& g = p.gates;
   const int64_t K = n.key_dim, V = n.value_dim, H = n.heads, Kp = padded(K);
   const Strided<T> raw_q = rows_of(x.copy_q, p.q, n, b, t0, c, h, K, Kp);
   x.raw_k = rows_of(x.copy_k, p.k, n, b, t0, c, h / (H / n.key_heads), K, Kp);
-  x.v = rows_of(x.copy_v, p.v, n, b, t0, c, h / (H / n.value_heads), V, padded(V));
+  x.v = rows_of(x.copy_v, p.v, n, b, t0, c, h / (H / n.value_heads), V, value_width);
   x.total[0] = 1;
   if (g.per_channel)
     for (int64_t j = 0; j < Kp; j += L) vec(x.since + j) = Vec<T>{} + T(1);
@@ -268,7 +268,7 @@ template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, 
       const int64_t c = std::min(C, n.tokens - t0), h = first + i;
       T* const memory = m.memory + i * V * Kp;
       if (p.saved && t0 % kDecayChunk == 0) store_matrix(p.saved + ((head + i) * n.chunks() + t0 / kDecayChunk) * V * K, K, memory, Kp, V, K);
-      load_block(x, p, b, h, t0, c);
+      load_block(x, p, b, h, t0, c, V);   // values are read one at a time and need no padding
       const bool last = i + 1 == count;
       const Ahead<T> ahead = last && t0 + C >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, last ? first : h + 1, last ? t0 + C : t0);
       make_pairs(x, p, b, h, t0, c, static_cast<T*>(nullptr), ahead);
@@ -423,7 +423,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
   load_matrix(m.states, Kp, p.saved + (head * n.chunks() + chunk) * V * K, K, V, K);
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
-    load_block(m.x[i], p, b, h, t0, c);
+    load_block(m.x[i], p, b, h, t0, c, Vp);
     if (i + 1 == blocks) break;
     fade_keys(m.x[i], Kp, c, g.per_channel, Ahead<T>());
     T* const next = m.states + (i + 1) * V * Kp;
@@ -437,7 +437,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
     Ahead<T> ahead = next_chunk < 0 || next >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, next_h, next);
     if (ahead.tokens) ahead.dy = row(p.dy, n, b, next, next_h, V), ahead.dy_stride = p.dy.token_stride;
     make_pairs(x, p, b, h, t0, c, g.per_channel ? m.carried : nullptr, ahead);
-    m.dy = rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, Vp);
+    m.dy = rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, V);
 
     to_columns(x.v, Vp, m.columns_v);
     set_product(C, C, V, Operand<T>{m.dy.at, m.dy.stride, 1}, m.columns_v, C, m.d_pair, C);                 // Y = query M0^T + A V, for A
