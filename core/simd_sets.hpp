@@ -4,9 +4,9 @@
 //   #include <ttr/core/simd_sets.hpp>
 //   static auto* const run = TTR_SIMD_BEST(run_heads_f32);     // the best version that this machine can run
 //
-// The file puts its code into `namespace ttr::TTR_SIMD_SET { namespace {`: v4 (AVX-512), v3 (AVX2 and FMA), plain (what the build asks for), and
-// includes <ttr/core/simd_vector.hpp> for registers. Headers of others are included before, so that none of their functions is compiled for one set
-// and kept for all. Target clones (simd.hpp) do for loops; code that holds vectors in registers needs this: a vector type wider than the build's
+// The file puts its code into namespace ttr::TTR_SIMD_SET, there into one without a name: v4 (AVX-512), v3 (AVX2 and FMA), plain (what the build
+// asks for), and includes <ttr/core/simd_vector.hpp> for registers. Headers of others are included before, so that none of their functions is
+// compiled for one set and kept for all. Target clones (simd.hpp) do for loops; code that holds vectors in registers needs this: a vector type wider than the build's
 // own registers is cut into pieces before a function is cloned, which costs a factor of ten on AVX2.
 // Internal to the CPU kernels; once in a translation unit.
 #pragma once

@@ -5,6 +5,9 @@
 #include <ttr/core/simd.hpp>
 #include <ttr/tests/scan_reference.hpp>
 
+#define TTR_SIMD_EACH <ttr/apps/bench_exponentials.hpp>
+#include <ttr/core/simd_sets.hpp>
+
 using namespace ttr;
 
 namespace {
@@ -206,6 +209,24 @@ TEST_SUITE("scan_kernel") {
     CHECK(fast_exp_pair(-std::numeric_limits<float>::infinity()).whole == 0);
     CHECK(fast_exp_pair(-std::numeric_limits<float>::infinity()).less_one == -1);
     CHECK(std::isnan(fast_exp_pair(std::numeric_limits<float>::quiet_NaN()).whole));
+  }
+
+  TEST_CASE("exponentials of whole registers are exact to 1.3e-7, and 0 or NaN at the ends") {
+    for (auto* const run : {TTR_SIMD_BEST(exponentials), plain::exponentials}) {
+      double error = 0;
+      std::vector<float> x(16), y(16);
+      for (double z = -126; z <= 1; z += 1e-3) {
+        for (size_t i = 0; i < x.size(); ++i) x[i] = float(z + 6e-5 * double(i));
+        run(x.data(), y.data(), int64_t(x.size()));
+        for (size_t i = 0; i < x.size(); ++i) error = std::max(error, std::abs(double(y[i]) / std::exp2(double(x[i])) - 1));
+      }
+      CHECK(error < 1.3e-7);
+      x = {0, -0.0f, 1, -1, -126, -127, -128, -1e9f, -1e38f, -std::numeric_limits<float>::infinity(), std::nanf(""), -std::nanf(""), -126.5f, 0, 0, 0};
+      run(x.data(), y.data(), int64_t(x.size()));
+      CHECK(std::vector<float>(y.begin(), y.begin() + 10) == std::vector<float>{1, 1, 2, 0.5f, 0x1p-126f, 0, 0, 0, 0, 0});
+      CHECK((std::isnan(y[10]) && std::isnan(y[11])));
+      CHECK((y[12] >= 0 && y[12] <= 0x1p-126f));
+    }
   }
 
   TEST_CASE("no tokens: memories pass through") {
