@@ -134,15 +134,15 @@ void overwrite(const char* where, const std::string& name, Tensor to, const Tens
 Tensor from_raw(const std::string& name, const RawTensor& raw, Options options) {
   if (raw.shape.size() > size_t(kMaxRank)) throw refuse("checkpoint", "{} has rank {}, needs at most {}", name, raw.shape.size(), kMaxRank);
   const Shape shape{std::span<const int64_t>(raw.shape)};
-  const auto as = [&]<class T>() {
-    std::vector<T> values(size_t(shape.count()));
-    if (!values.empty()) std::memcpy(values.data(), raw.data, values.size() * sizeof(T));
-    return from_vector(values, shape, options);
+  const auto as = [&](Dtype dtype) {
+    const Tensor host = empty(shape, {dtype, cpu_device});
+    if (raw.bytes > 0) std::memcpy(host.address(), raw.data, raw.bytes);
+    return to_device(cast(host, options.dtype), options.device);
   };
-  if (raw.dtype == "F32") return as.template operator()<float>();
-  if (raw.dtype == "F64") return as.template operator()<double>();
-  if (raw.dtype == "BF16") return as.template operator()<bf16>();
-  if (raw.dtype == "I32") return as.template operator()<int32_t>();
+  if (raw.dtype == "F32") return as(Dtype::f32);
+  if (raw.dtype == "F64") return as(Dtype::f64);
+  if (raw.dtype == "BF16") return as(Dtype::bf16);
+  if (raw.dtype == "I32") return as(Dtype::i32);
   throw refuse("checkpoint", "{} is {}, needs F32, F64, BF16 or I32", name, raw.dtype);
 }
 
@@ -151,7 +151,7 @@ const char* raw_name_of(Dtype d) { return d == Dtype::f64 ? "F64" : d == Dtype::
 void load_values(const std::vector<NamedParameter>& parameters, const std::vector<NamedTensor>& frozen, const SafetensorsFile& file) {
   const auto found_for = [&](const std::string& name, const Tensor& place) {
     if (!file.has(name)) throw refuse("checkpoint", "{} is not in {}, needs all of the model; was it another one", name, file.path());
-    Tensor value = from_raw(name, file.at(name), like(place));
+    Tensor value = from_raw(name, file.read(name), like(place));
     if (value.shape() != place.shape())
       throw refuse("checkpoint", "{} is {} in {}, needs {}; was it another model", name, to_string(value.shape()), file.path(),
                    to_string(place.shape()));

@@ -261,16 +261,15 @@ void Stepper::load(const SafetensorsFile& file) {
   std::map<std::string, Tensor> values;
   for (const auto& [name, place] : places) {   // everything is looked at before anything changes
     if (!file.has(name)) throw refuse("load", "{} is not in {}, needs every tensor of the model and its optimizer", name, file.path());
-    const RawTensor& raw = file.at(name);
-    if (raw.dtype != raw_name_of(place.dtype()))
-      throw refuse("load", "{} is {} in {}, needs {}", name, raw.dtype, file.path(), raw_name_of(place.dtype()));
-    const Tensor value = from_raw(name, raw, {place.dtype(), cpu_device});
+    if (const std::string& dtype = file.at(name).dtype; dtype != raw_name_of(place.dtype()))
+      throw refuse("load", "{} is {} in {}, needs {}", name, dtype, file.path(), raw_name_of(place.dtype()));
+    const Tensor value = from_raw(name, file.read(name), {place.dtype(), cpu_device});
     if (value.shape() != place.shape())
       throw refuse("load", "{} is {} in {}, needs {}", name, to_string(value.shape()), file.path(), to_string(place.shape()));
     values[name] = value;
   }
   if (!file.has(kCounters)) throw refuse("load", "{} is not in {}, needs the file of a trainer", kCounters, file.path());
-  const RawTensor& raw = file.at(kCounters);
+  const RawTensor raw = file.read(kCounters);
   int64_t counters[3];
   if (raw.dtype != "I64" || raw.bytes != sizeof counters)
     throw refuse("load", "{} is {} of {} bytes in {}, needs 3 numbers I64", kCounters, raw.dtype, raw.bytes, file.path());
