@@ -41,6 +41,12 @@ MemoryOptions completed(MemoryOptions o) {
 
 }  // namespace
 
+MemoryLayer::MemoryLayer(const MemoryLayer&) = default;
+MemoryLayer::MemoryLayer(MemoryLayer&&) noexcept = default;
+MemoryLayer& MemoryLayer::operator=(const MemoryLayer&) = default;
+MemoryLayer& MemoryLayer::operator=(MemoryLayer&&) noexcept = default;
+MemoryLayer::~MemoryLayer() = default;
+
 MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(std::move(given))) {
   const MemoryOptions& o = options;
   const Surroundings& around = *o.around;

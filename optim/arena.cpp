@@ -2,6 +2,7 @@
 #include <cstring>
 #include <ttr/core/dispatch.hpp>
 #include <ttr/core/ops.hpp>
+#include <ttr/core/safetensors.hpp>
 #include <ttr/optim/arena.hpp>
 #include <ttr/optim/update_kernel.hpp>
 
@@ -35,6 +36,23 @@ void bump(Tensor& t) {
 }
 
 }  // namespace
+
+std::string part_name(const std::string& above, const std::string& name) { return above.empty() ? name : above + "." + name; }
+
+std::vector<NamedParameter> collect(const Walk<Parameter>& walk) {
+  std::vector<NamedParameter> found;
+  walk([&](const std::string& name, Parameter& p) {
+    if (!p.defined()) return;
+    for (const NamedParameter& f : found) if (f.parameter.identity() == p.identity()) return;
+    found.push_back({name, p});
+  });
+  return found;
+}
+std::vector<NamedTensor> collect(const Walk<Frozen>& walk) {
+  std::vector<NamedTensor> found;
+  walk([&](const std::string& name, Frozen& x) { if (x.value.defined()) found.push_back({name, x.value}); });
+  return found;
+}
 
 Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average) {
   if (parameters.empty()) throw refuse("arena", "the model has 0 parameters, needs at least one; does its each() name its parts");
@@ -148,7 +166,9 @@ Tensor from_raw(const std::string& name, const RawTensor& raw, Options options) 
 
 const char* raw_name_of(Dtype d) { return d == Dtype::f64 ? "F64" : d == Dtype::bf16 ? "BF16" : d == Dtype::i32 ? "I32" : "F32"; }
 
-void load_values(const std::vector<NamedParameter>& parameters, const std::vector<NamedTensor>& frozen, const SafetensorsFile& file) {
+void load_values(const Walk<Parameter>& learned_parts, const Walk<Frozen>& frozen_parts, const SafetensorsFile& file) {
+  const std::vector<NamedParameter> parameters = collect(learned_parts);
+  const std::vector<NamedTensor> frozen = collect(frozen_parts);
   const auto found_for = [&](const std::string& name, const Tensor& place) {
     if (!file.has(name)) throw refuse("checkpoint", "{} is not in {}, needs all of the model; was it another one", name, file.path());
     Tensor value = from_raw(name, file.read(name), like(place));

@@ -34,6 +34,8 @@ struct Frozen {
 
 template <class M> concept Module = requires(M& m) { m.each([](const char*, auto&) {}); };
 
+std::string part_name(const std::string& above, const std::string& name);   // "above.name", or the name alone
+
 template <class Leaf> using PartVisitor = std::function<void(const std::string& name, Leaf&)>;
 
 // f(name, Leaf&) for every part of this type below m, in the order of `each`. Lists name their parts by number; an empty optional has none.
@@ -46,11 +48,11 @@ template <class Leaf, class M> void each_part(M& m, const PartVisitor<Leaf>& f, 
     return;
   } else if constexpr (requires { m.begin(); m.end(); m.size(); }) {
     size_t i = 0;
-    for (auto& part : m) each_part<Leaf>(part, f, (prefix.empty() ? "" : prefix + ".") + std::to_string(i++));
+    for (auto& part : m) each_part<Leaf>(part, f, part_name(prefix, std::to_string(i++)));
   } else if constexpr (requires { m.has_value(); *m; }) {
     if (m.has_value()) each_part<Leaf>(*m, f, prefix);
   } else {
-    m.each([&](const char* name, auto& part) { each_part<Leaf>(part, f, prefix.empty() ? std::string(name) : prefix + "." + name); });
+    m.each([&](const char* name, auto& part) { each_part<Leaf>(part, f, part_name(prefix, name)); });
   }
 }
 

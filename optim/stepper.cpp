@@ -3,6 +3,7 @@
 #include <cstring>
 #include <ttr/core/dispatch.hpp>
 #include <ttr/core/ops.hpp>
+#include <ttr/core/safetensors.hpp>
 #include <ttr/optim/stepper.hpp>
 
 namespace ttr {
@@ -50,9 +51,9 @@ const StepRecord& StepReport::record() const {
   return *read_;
 }
 
-Stepper::Stepper(std::vector<NamedParameter> parameters, std::vector<NamedTensor> frozen, UpdateRule rule, uint64_t seed, double average)
-    : arena_(std::move(parameters), std::visit([](const auto& r) { return r.memories; }, rule), average > 0),
-      frozen_(std::move(frozen)),
+Stepper::Stepper(const Walk<Parameter>& parameters, const Walk<Frozen>& frozen, UpdateRule rule, uint64_t seed, double average)
+    : arena_(collect(parameters), std::visit([](const auto& r) { return r.memories; }, rule), average > 0),
+      frozen_(collect(frozen)),
       rule_(rule),
       average_(average) {
   if (!(average >= 0 && average < 1)) throw refuse("trainer", "the average's decay is {}, needs one from 0 (none) to less than 1", average);
@@ -240,6 +241,8 @@ void Stepper::save(const std::string& path, std::map<std::string, std::string> m
   metadata["optimizer"] = rule_name();
   write_safetensors(path, entries, metadata);
 }
+
+void Stepper::load(const std::string& path) { load(SafetensorsFile(path)); }
 
 void Stepper::load(const SafetensorsFile& file) {
   const auto rule = file.metadata().find("optimizer");

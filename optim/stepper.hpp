@@ -43,7 +43,7 @@ class StepReport {
 
 class Stepper {
  public:
-  Stepper(std::vector<NamedParameter>, std::vector<NamedTensor> frozen, UpdateRule, uint64_t seed, double average = 0);
+  Stepper(const Walk<Parameter>&, const Walk<Frozen>&, UpdateRule, uint64_t seed, double average = 0);
   ~Stepper();
   Stepper(const Stepper&) = delete;
 
@@ -68,6 +68,7 @@ class Stepper {
   // "optimizer.step". load needs exactly these.
   void save(const std::string& path, std::map<std::string, std::string> metadata) const;
   void load(const SafetensorsFile&);
+  void load(const std::string& path);
 
  private:
   void launch_update();   // the norm, the counters, the rule

@@ -26,7 +26,7 @@ template <class M, class F> class Trainer {
  public:
   // average: decay of a running average of the parameters; 0: none is kept.
   Trainer(M& model, UpdateRule rule, F loss, uint64_t seed = 0, double average = 0)
-      : model_(model), loss_(std::move(loss)), stepper_(parameters_of(model), frozen_of(model), rule, seed, average) {}
+      : model_(model), loss_(std::move(loss)), stepper_(walk<Parameter>(model), walk<Frozen>(model), rule, seed, average) {}
   Trainer(const Trainer&) = delete;
 
   // One update from one batch. Tensors of a batch with an `each` are moved to the model's device if they are elsewhere.
@@ -92,7 +92,7 @@ template <class M, class F> class Trainer {
   // Everything that continues the run: parameters, memories, counters. The next steps are the same bits as without the break.
   void save(const std::string& path, const std::map<std::string, std::string>& metadata = {}) const { stepper_.save(path, metadata); }
   void load(const SafetensorsFile& file) { stepper_.load(file); }
-  void load(const std::string& path) { stepper_.load(SafetensorsFile(path)); }
+  void load(const std::string& path) { stepper_.load(path); }
 
   // f(), while the model's parameters are their averages, where those are kept.
   void averaged(const std::function<void()>& f) { stepper_.averaged(f); }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <ttr/apps/tokenizer.hpp>
 #include <ttr/core/ops.hpp>
+#include <ttr/core/safetensors.hpp>
 #include <ttr/layers/language_model.hpp>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/optim/arena.hpp>

@@ -8,6 +8,7 @@
 #include <doctest/doctest.h>
 #include <ttr/core/ops.hpp>
 #include <ttr/core/parallel.hpp>
+#include <ttr/core/safetensors.hpp>
 #include <ttr/optim/schedule.hpp>
 #include <ttr/optim/trainer.hpp>
 
