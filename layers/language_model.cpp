@@ -54,7 +54,9 @@ LanguageModel::LanguageModel(const LanguageModelOptions& o, uint64_t seed, Devic
   }
   bound_decays(init);
   norm = RMSNorm(o.dim, init);
-  if (!o.tied) head = Linear({.in = o.dim, .out = o.vocab}, init);
+  if (o.tied) return;
+  head = Linear({.in = o.dim, .out = o.vocab}, init);
+  head->weight.outer();
 }
 
 void LanguageModel::bound_decays(Init& init) {

@@ -54,7 +54,7 @@ std::vector<NamedTensor> collect(const Walk<Frozen>& walk) {
   return found;
 }
 
-Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average) {
+Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average, bool matrices_apart) {
   if (parameters.empty()) throw refuse("arena", "the model has 0 parameters, needs at least one; does its each() name its parts");
   const NamedParameter& lead = parameters[0];
   const Dtype dtype = wide(lead.parameter->dtype());
@@ -74,13 +74,15 @@ Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average)
 
   std::vector<int64_t> first(parameters.size());
   int64_t n = 0;
-  for (const bool decays : {true, false}) {
+  enum Group { matrix, decaying, still };
+  const auto group_of = [&](const Parameter& p) { return matrices_apart && p.is_hidden_matrix() ? matrix : p.decays() ? decaying : still; };
+  for (const Group group : {matrix, decaying, still}) {
     for (size_t i = 0; i < parameters.size(); ++i) {
-      if (parameters[i].parameter.decays() != decays) continue;
+      if (group_of(parameters[i].parameter) != group) continue;
       first[i] = n;
       n += aligned(parameters[i].parameter->count());
     }
-    if (decays) decaying_ = n;
+    (group == matrix ? matrices_ : decaying_) = group == still ? decaying_ : n;
   }
   const Options options{dtype, device};
   master_ = zeros({n}, options);
@@ -97,7 +99,7 @@ Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average)
   for (size_t i = 0; i < parameters.size(); ++i) {
     Parameter& p = parameters[i].parameter;
     p.rebind(window(p->dtype() == Dtype::bf16 ? rounded_ : master_, first[i], Shape(p->shape())));
-    entries_.push_back({parameters[i].name, *p, p, first[i]});
+    entries_.push_back({parameters[i].name, *p, p, first[i], group_of(p) == matrix});
     variables_.push_back(*p);
   }
 }

@@ -4,7 +4,7 @@
 //   memories   like master, as many as the rule has (moments)
 //   average    like master, only when asked for: the values averaged over the steps, see update_kernel.hpp
 //   rounded    bf16, only when some parameter is bf16: what the model sees of those; all others see the master itself
-// Parameters that decay come first. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become
+// Hidden matrices come first where they are asked to stand apart, then what else decays, then the rest. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become
 // views, so an update in place is seen by the model, and a backward through a graph recorded before it is refused.
 #pragma once
 #include <ttr/optim/parameter.hpp>
@@ -35,9 +35,10 @@ class Arena {
     Tensor value;                    // what the model sees: a leaf, in the parameter's own dtype
     Parameter parameter;
     int64_t first = 0;               // element of the flat arrays
+    bool apart = false;              // a hidden matrix, which stands before the others
   };
 
-  Arena(std::vector<NamedParameter> parameters, int memories, bool average = false);
+  Arena(std::vector<NamedParameter> parameters, int memories, bool average = false, bool matrices_apart = false);
 
   const std::vector<Entry>& entries() const { return entries_; }   // in the model's order
   const Tensors& variables() const { return variables_; }          // the entries' values
@@ -45,6 +46,7 @@ class Arena {
   Device device() const { return master_.device(); }
   int64_t count() const { return master_.count(); }                // elements, the gaps included
   int64_t decaying() const { return decaying_; }                   // elements before the first that does not decay
+  int64_t matrices() const { return matrices_; }                   // elements of the hidden matrices that stand apart
   int64_t parameters() const;                                      // numbers learned
 
   const Tensor& master() const { return master_; }
@@ -63,7 +65,7 @@ class Arena {
   std::vector<Entry> entries_;
   Tensors variables_, memories_;
   Tensor master_, gradient_, average_, rounded_;
-  int64_t decaying_ = 0;
+  int64_t decaying_ = 0, matrices_ = 0;
 };
 
 // to's memory takes from's values; same dtype and shape, any devices. Ordered on the stream.

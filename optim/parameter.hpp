@@ -14,16 +14,18 @@ namespace ttr {
 class Parameter {
  public:
   Parameter() = default;
-  explicit Parameter(Tensor initial, bool decays = true) : cell_(std::make_shared<Cell>(Cell{variable(initial), decays})) {}
+  explicit Parameter(Tensor initial, bool decays = true) : cell_(std::make_shared<Cell>(Cell{variable(initial), decays, false})) {}
   bool defined() const { return cell_ != nullptr; }
   const Tensor& operator*() const { return cell_->value; }        // tracked; in the compute dtype
   const Tensor* operator->() const { return &cell_->value; }
+  bool is_hidden_matrix() const { return cell_->decays && !cell_->outer && cell_->value.rank() == 2; }   // between hidden vectors: what Muon moves
+  Parameter& outer() { cell_->outer = true; return *this; }       // declares a table, a head or a filter: no matrix between hidden vectors
   bool decays() const { return cell_->decays; }                   // weight decay acts on it (matrices; not norms, biases, gates' initial values)
   void rebind(Tensor value) { cell_->value = variable(value); }   // the trainer moves it into an arena
   const void* identity() const { return cell_.get(); }
 
  private:
-  struct Cell { Tensor value; bool decays; };
+  struct Cell { Tensor value; bool decays, outer = false; };
   std::shared_ptr<Cell> cell_;
 };
 

@@ -11,7 +11,7 @@
 
 namespace ttr {
 
-using UpdateRule = std::variant<Sgd, Momentum, AdamW>;
+using UpdateRule = std::variant<Sgd, Momentum, AdamW, MuonAdamW>;
 
 struct StepOptions {
   double rate = 1e-3;   // step size of the rule
@@ -71,7 +71,9 @@ class Stepper {
   void load(const std::string& path);
 
  private:
+  void point();           // what a rule must know of whole matrices before it moves their numbers
   void launch_update();   // the norm, the counters, the rule
+  bool keeps(size_t memory, size_t entry) const;   // from step to step: not the direction of a matrix
   StepReport report();
 
   Arena arena_;
