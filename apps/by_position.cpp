@@ -1,5 +1,6 @@
 // Losses by position: the file, strictly read, and the curve.
 #include <cmath>
+#include <filesystem>
 #include <sstream>
 #include <ttr/apps/by_position.hpp>
 #include <ttr/apps/curve.hpp>
@@ -24,6 +25,8 @@ void write_by_position(const std::string& path, const std::vector<Score>& scores
 }
 
 std::vector<Score> read_by_position(const std::string& path) {
+  if (std::error_code error; !std::filesystem::exists(path, error))
+    throw refuse("plot", "{} is not there, needs what `ttr eval --by-position` writes", path);
   std::istringstream in(read_whole("plot", path));
   std::string line;
   if (!std::getline(in, line) || line != kHead) throw refuse("plot", "line 1 of {} is not '{}', needs what `ttr eval --by-position` writes", path, kHead);

@@ -4,8 +4,9 @@
 //   memories   like master, as many as the rule has (moments)
 //   average    like master, only when asked for: the values averaged over the steps, see update_kernel.hpp
 //   rounded    bf16, only when some parameter is bf16: what the model sees of those; all others see the master itself
-// Hidden matrices come first where they are asked to stand apart, then what else decays, then the rest. Each begins on a multiple of 64 elements; what lies between stays zero. The model's parameters become
-// views, so an update in place is seen by the model, and a backward through a graph recorded before it is refused.
+// Hidden matrices come first where they are asked to stand apart, then what else decays, then the rest. Each begins on a multiple of 64
+// elements; what lies between stays zero. The model's parameters become views, so an update in place is seen by the model, and a backward
+// through a graph recorded before it is refused.
 #pragma once
 #include <ttr/optim/parameter.hpp>
 

@@ -250,7 +250,8 @@ TEST_SUITE("safetensors") {
 
   TEST_CASE("missing files, folders, pipes and tensors") {
     Folder folder;
-    CHECK(refusal(folder.file("none")) == "[safetensors] " + folder.file("none") + " cannot be opened (No such file or directory), needs to be there and readable");
+    CHECK(refusal(folder.file("none")) == "[safetensors] " + folder.file("none") +
+                                              " cannot be opened (No such file or directory), needs to be there and readable");
     CHECK(refusal(folder.at.string()) == "[safetensors] " + folder.at.string() + " is a directory, needs to be a regular file");
     const std::string pipe = folder.file("pipe");
     REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);

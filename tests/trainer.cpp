@@ -247,7 +247,10 @@ TEST_CASE("Muon's file continues bit for bit and leaves out what the next step m
     Net whole = net(dtype), resumed = net(dtype);
     Trainer unbroken(whole, MuonAdamW{}, summed_loss, 0, 0.9), after(resumed, MuonAdamW{}, summed_loss, 0, 0.9);
     const auto run = [&](auto& trainer, int from, int to) {
-      for (int s = from; s < to; ++s) trainer.step(std::vector<Batch>{batch(8, uint64_t(s), dtype, 3), batch(5, uint64_t(s + 9), dtype)}, {.rate = 0.01, .clip = 0.5});
+      for (int s = from; s < to; ++s) {
+        const std::vector<Batch> pieces{batch(8, uint64_t(s), dtype, 3), batch(5, uint64_t(s + 9), dtype)};
+        trainer.step(pieces, {.rate = 0.01, .clip = 0.5});
+      }
     };
     run(unbroken, 0, 5);
     unbroken.save(path);

@@ -143,7 +143,8 @@ TEST_SUITE("training") {
 
 TEST_CASE("N + M steps are N steps, a stop and M steps, bit for bit") {
   const Folder folder;
-  for (const Words& options : {Words{}, Words{"--dropout", "0.1", "--ema", "0.9", "--accumulate", "2", "--optimizer", "momentum"}, Words{"--optimizer", "muon", "--ema", "0.9"}}) {
+  for (const Words& options : {Words{}, Words{"--dropout", "0.1", "--ema", "0.9", "--accumulate", "2", "--optimizer", "momentum"},
+                               Words{"--optimizer", "muon", "--ema", "0.9"}}) {
     const Words whole = joined(tiny(folder, {"--steps", "20", "--out", folder / "whole"}), options);
     const Ran all = ttr_run(folder, whole);
     CAPTURE(all.err);
@@ -327,8 +328,8 @@ TEST_CASE("a batch in pieces is the batch, also when documents leave unlike numb
   for (int64_t i = first; i + 1 < size; ++i) targets += documents.document_of(i) == documents.document_of(i + 1);
   const std::string expected = "nats per byte over " + std::to_string(targets) + " targets";
   const auto run = [&](const std::string& name, const std::string& pieces) {
-    const Ran ran = ttr_run(folder, tiny(folder, {"--steps", "10", "--batch", "6", "--documents", "\n\n", "--dtype", "f64", "--dropout", "0.2", "--accumulate", pieces, "--recipe",
-                                                  "delta_net", "--out", folder / name}));
+    const Ran ran = ttr_run(folder, tiny(folder, {"--steps", "10", "--batch", "6", "--documents", "\n\n", "--dtype", "f64", "--dropout", "0.2",
+                                                  "--accumulate", pieces, "--recipe", "delta_net", "--out", folder / name}));
     CAPTURE(ran.err);
     REQUIRE(ran.code == 0);
     CHECK(ran.out.find("200 documents without their separators, packed") != std::string::npos);
@@ -443,8 +444,8 @@ TEST_CASE("on the GPU N + M steps are N, a stop and M, and a captured graph's st
     for (const auto& [recipe, optimizer] : {std::pair{"softmax_attention", "adamw"}, std::pair{"gated_delta_net", "muon"}}) {
       CAPTURE(dtype);
       CAPTURE(recipe);
-      const Words options{"--device", "cuda", "--dtype", dtype, "--recipe", recipe, "--optimizer", optimizer, "--dim", "64", "--heads", "2", "--blocks", "2", "--batch", "4", "--context",
-                          "64", "--dropout", "0.1", "--ema", "0.9", "--accumulate", "2", "--schedule-steps", "40"};
+      const Words options{"--device", "cuda", "--dtype", dtype, "--recipe", recipe, "--optimizer", optimizer, "--dim", "64",
+                          "--heads", "2", "--blocks", "2", "--batch", "4", "--context", "64", "--dropout", "0.1", "--ema", "0.9", "--accumulate", "2", "--schedule-steps", "40"};
       const Ran whole = ttr_run(folder, tiny(folder, joined(options, {"--steps", "40", "--out", folder / "whole"})));
       CAPTURE(whole.err);
       REQUIRE(whole.code == 0);
