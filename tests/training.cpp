@@ -445,7 +445,8 @@ TEST_CASE("on the GPU N + M steps are N, a stop and M, and a captured graph's st
       CAPTURE(dtype);
       CAPTURE(recipe);
       const Words options{"--device", "cuda", "--dtype", dtype, "--recipe", recipe, "--optimizer", optimizer, "--dim", "64",
-                          "--heads", "2", "--blocks", "2", "--batch", "4", "--context", "64", "--dropout", "0.1", "--ema", "0.9", "--accumulate", "2", "--schedule-steps", "40"};
+                          "--heads", "2", "--blocks", "2", "--batch", "4", "--context", "64", "--dropout", "0.1", "--ema", "0.9",
+                          "--accumulate", "2", "--schedule-steps", "40"};
       const Ran whole = ttr_run(folder, tiny(folder, joined(options, {"--steps", "40", "--out", folder / "whole"})));
       CAPTURE(whole.err);
       REQUIRE(whole.code == 0);
