@@ -77,7 +77,7 @@ Tensor whole(const std::string& name, RawTensor raw, Device device) {
       if (x != int32_t(x)) throw refuse(kWhere, "{} holds {}, needs numbers of 32 bits", name, x);
       narrow.push_back(int32_t(x));
     }
-    raw.dtype = "I32", raw.data = reinterpret_cast<const std::byte*>(narrow.data());
+    raw.dtype = "I32", raw.data = reinterpret_cast<const std::byte*>(narrow.data()), raw.bytes = narrow.size() * sizeof(int32_t);
   }
   if (raw.dtype != "I32") throw refuse(kWhere, "{} is {}, needs I32 or I64", name, raw.dtype);
   return from_raw(name, raw, {Dtype::i32, device});
@@ -129,13 +129,12 @@ Inputs read_inputs(const SafetensorsFile& file, const Recipe& recipe, Options pl
   for (const Slot& s : recipe.slots()) narrow[s.name] = s.name == "q" || s.name == "k" || s.name == "v", known.push_back(s.name);
   for (const std::string& s : states) known.push_back("state0." + s), known.push_back("dstate." + s);
   const auto floating_input = [&](const std::string& name, Options where) {
-    Tensor x = floating(name, file.at(name), where);
+    Tensor x = floating(name, file.read(name), where);
     if (grad) x = variable(x);
     in.floats.emplace_back(name, x);
     return x;
   };
   for (const std::string& name : file.names()) {
-    const RawTensor& raw = file.at(name);
     std::string rest = name;
     if (std::find(known.begin(), known.end(), name) == known.end()) {
       const std::string near = detail::nearest(name, known);
@@ -143,11 +142,11 @@ Inputs read_inputs(const SafetensorsFile& file, const Recipe& recipe, Options pl
                    near.empty() ? "" : "; did you mean " + near + "?");
     }
     if (narrow.contains(name)) in.arguments.slots[name] = floating_input(name, narrow[name] ? place : wide_place);
-    else if (name == "segments") in.arguments.segments = whole(name, raw, place.device);
-    else if (name == "dy") in.dy = floating(name, raw, place);
-    else if (name == "state0.position") in.arguments.state["position"] = whole(name, raw, cpu_device);
+    else if (name == "segments") in.arguments.segments = whole(name, file.read(name), place.device);
+    else if (name == "dy") in.dy = floating(name, file.read(name), place);
+    else if (name == "state0.position") in.arguments.state["position"] = whole(name, file.read(name), cpu_device);
     else if (without_prefix(rest, "state0.")) in.arguments.state[rest] = floating_input(name, wide_place);
-    else if (without_prefix(rest, "dstate.")) in.dstate[rest] = floating(name, raw, wide_place);
+    else if (without_prefix(rest, "dstate.")) in.dstate[rest] = floating(name, file.read(name), wide_place);
   }
   Slots& state = in.arguments.state;
   if (state.empty()) return in;

@@ -1,10 +1,11 @@
 // Losses by position: the file, strictly read, and the curve.
 #include <cmath>
-#include <fstream>
+#include <filesystem>
 #include <sstream>
 #include <ttr/apps/by_position.hpp>
 #include <ttr/apps/curve.hpp>
 #include <ttr/core/error.hpp>
+#include <ttr/core/whole_file.hpp>
 
 namespace ttr {
 namespace {
@@ -16,17 +17,17 @@ constexpr double kPerOctave = 6;   // points of the curve
 }  // namespace
 
 void write_by_position(const std::string& path, const std::vector<Score>& scores) {
-  std::ofstream out(path, std::ios::binary);
-  out << kHead << "\n";
+  std::string rows = std::string(kHead) + "\n";
   for (size_t p = 0; p < scores.size(); ++p)
     if (const Score& s = scores[p]; s.targets > 0)
-      out << fmt::format("{},{},{},{},{}\n", p + 1, s.targets, s.nats_per_token(), s.standard_error(), s.bits_per_byte());
-  if (!out.flush()) throw refuse("eval", "{} cannot be written, needs a folder that can", path);
+      rows += fmt::format("{},{},{},{},{}\n", p + 1, s.targets, s.nats_per_token(), s.standard_error(), s.bits_per_byte());
+  write_whole("eval", path, rows);
 }
 
 std::vector<Score> read_by_position(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw refuse("plot", "{} cannot be opened, needs what `ttr eval --by-position` writes", path);
+  if (std::error_code error; !std::filesystem::exists(path, error))
+    throw refuse("plot", "{} is not there, needs what `ttr eval --by-position` writes", path);
+  std::istringstream in(read_whole("plot", path));
   std::string line;
   if (!std::getline(in, line) || line != kHead) throw refuse("plot", "line 1 of {} is not '{}', needs what `ttr eval --by-position` writes", path, kHead);
   std::vector<Score> scores;

@@ -1,7 +1,4 @@
 // Reading configuration files. The one place where the TOML library is seen.
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 // toml++ 3.3 asserts what some bad inputs break, such as a line "[}", and in a release build takes it for granted. Here it is thrown.
 struct TomlAssertion {};
@@ -9,13 +6,14 @@ struct TomlAssertion {};
 #define TOML_ASSERT(expression) ((expression) ? void() : throw TomlAssertion())
 #include <toml++/toml.h>
 #include <ttr/apps/config_file.hpp>
+#include <ttr/core/open_file.hpp>
 #include <ttr/layers/option.hpp>
 
 namespace ttr {
 namespace {
 
 constexpr const char* kWhere = "config";
-constexpr std::uintmax_t kLargestFile = 1 << 20;
+constexpr std::size_t kLargestFile = 1 << 20;
 
 std::string shown(const toml::node& node) {   // a value as written, short enough for a sentence
   std::ostringstream text;
@@ -99,16 +97,6 @@ RunConfig config_of_toml(const std::string& text, const std::string& path) {
   return config;
 }
 
-RunConfig read_config(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  if (!fs::is_regular_file(path, error))
-    throw refuse(kWhere, "{} is {}, needs a file of keys and values in TOML", path, fs::exists(path, error) ? "no file" : "not there");
-  if (fs::file_size(path, error) > kLargestFile)
-    throw refuse(kWhere, "{} has {} bytes, needs at most {}", path, fs::file_size(path, error), kLargestFile);
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw refuse(kWhere, "{} cannot be opened, needs to be readable", path);
-  return config_of_toml({std::istreambuf_iterator<char>(file), {}}, path);
-}
+RunConfig read_config(const std::string& path) { return config_of_toml(read_whole(kWhere, path, false, kLargestFile), path); }
 
 }  // namespace ttr

@@ -1,15 +1,11 @@
 // Writing and reading metrics.jsonl.
 #include <ttr/apps/metrics.hpp>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
+#include <sstream>
 #include <system_error>
 #include <utility>
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 #include <ttr/core/error.hpp>
 #include <ttr/core/whole_file.hpp>
@@ -21,24 +17,17 @@ std::string number(double value) { return std::isfinite(value) ? fmt::format("{}
 
 }  // namespace
 
-MetricsWriter::MetricsWriter(std::string path, bool append) : path_(std::move(path)) {
-  if (append) {
-    // A line that an interrupted run did not end would swallow the next one.
-    std::ifstream in(path_, std::ios::binary);
-    const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-    if (!text.empty() && text.back() != '\n') {
-      const std::size_t end = text.rfind('\n');
-      std::error_code failed;
-      std::filesystem::resize_file(path_, end == std::string::npos ? 0 : end + 1, failed);
-      if (failed)
-        throw refuse("metrics", "file {} ends in half a line that cannot be cut off ({}), needs to be writable", path_, failed.message());
-    }
-  }
-  file_ = std::fopen(path_.c_str(), append ? "ab" : "wb");
-  if (file_ == nullptr) throw refuse("metrics", "file {} cannot be opened ({}), needs to be writable", path_, std::strerror(errno));
+MetricsWriter::MetricsWriter(const std::string& path, bool append)
+    : file_(append ? OpenFile::to_append("metrics", path) : OpenFile::afresh("metrics", path)) {
+  if (!append) return;
+  // A line that an interrupted run did not end would swallow the next one.
+  const std::string text = read_whole("metrics", path);
+  if (text.empty() || text.back() == '\n') return;
+  const std::size_t end = text.rfind('\n');
+  std::error_code failed;
+  std::filesystem::resize_file(path, end == std::string::npos ? 0 : end + 1, failed);
+  if (failed) throw refuse("metrics", "file {} ends in half a line that cannot be cut off ({}), needs to be writable", path, failed.message());
 }
-
-MetricsWriter::~MetricsWriter() { std::fclose(file_); }
 
 void MetricsWriter::write(const Measured& measured) {
   const auto or_null = [](const std::optional<double>& x) { return x ? number(*x) : std::string("null"); };
@@ -49,20 +38,13 @@ void MetricsWriter::write(const Measured& measured) {
                                        "\n",
                                        measured.step, number(measured.loss), or_null(measured.val_loss),
                                        number(measured.lr), number(measured.grad_norm), number(measured.tokens_per_s), bits);
-  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0) {
-    throw refuse("metrics", "file {} took no more lines ({}), needs room on the disk", path_, std::strerror(errno));
-  }
+  file_.write(line.data(), line.size());
 }
 
-void MetricsWriter::flush() {
-  if (fsync(fileno(file_)) != 0 && errno != EINVAL)   // a pipe has no disk
-    throw refuse("metrics", "file {} cannot be flushed to its disk ({}), needs room there", path_, std::strerror(errno));
-}
+void MetricsWriter::flush() { file_.flush(); }
 
 Metrics read_metrics(const std::string& path) {
-  if (std::filesystem::is_directory(path)) throw refuse("metrics", "file {} is a directory, needs to be a metrics.jsonl", path);
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw refuse("metrics", "file {} cannot be opened, needs to exist and be readable", path);
+  std::istringstream in(read_whole("metrics", path));
   Metrics metrics;
   const std::pair<const char*, std::vector<double>*> fields[] = {
       {"step", &metrics.step}, {"loss", &metrics.loss},           {"val_loss", &metrics.val_loss},
@@ -95,8 +77,7 @@ Metrics read_metrics(const std::string& path) {
 
 void cut_metrics(const std::string& path, std::int64_t last) {
   if (!std::filesystem::exists(path)) return;
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw refuse("metrics", "file {} cannot be opened, needs to be readable", path);
+  std::istringstream in(read_whole("metrics", path));
   std::string line, kept;
   bool whole = true;
   while (std::getline(in, line)) {

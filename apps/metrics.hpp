@@ -4,10 +4,10 @@
 // val_loss is null where it was not evaluated; a number that is not finite is null too, since JSON has no word for it.
 #pragma once
 #include <cstdint>
-#include <cstdio>
 #include <optional>
 #include <string>
 #include <vector>
+#include <ttr/core/open_file.hpp>
 
 namespace ttr {
 
@@ -21,17 +21,13 @@ struct Measured {
 
 class MetricsWriter {
  public:
-  explicit MetricsWriter(std::string path, bool append = false);   // append: after what a resumed run left, a torn last line cut off
-  ~MetricsWriter();
-  MetricsWriter(const MetricsWriter&) = delete;
-  MetricsWriter& operator=(const MetricsWriter&) = delete;
+  explicit MetricsWriter(const std::string& path, bool append = false);   // append: after what a resumed run left, a torn last line cut off
 
   void write(const Measured& measured);   // in the file when it returns
   void flush();                           // on the disk: before a checkpoint that counts on these lines
 
  private:
-  std::string path_;
-  std::FILE* file_ = nullptr;
+  OpenFile file_;
 };
 
 struct Metrics {   // one entry a line; NaN for null and for a field that is not there

@@ -2,9 +2,9 @@
 #include <ttr/apps/plot.hpp>
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <ttr/core/error.hpp>
+#include <ttr/core/whole_file.hpp>
 
 namespace ttr {
 
@@ -133,12 +133,6 @@ int text_columns(const std::string& text) {
   return static_cast<int>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
-void write_svg(const std::string& path, const Plot& plot) {
-  const std::string drawing = svg(plot);
-  std::ofstream out(path, std::ios::binary);
-  out << drawing;
-  out.flush();
-  if (!out) throw refuse("plot", "file {} cannot be written, needs a folder that exists and has room", path);
-}
+void write_svg(const std::string& path, const Plot& plot) { write_whole("plot", path, svg(plot)); }
 
 }  // namespace ttr

@@ -76,7 +76,9 @@ LanguageModel model_of(const RunConfig& c, int64_t vocab, Options place) {
 UpdateRule rule_of(const RunConfig& c) {
   if (c.optimizer == "sgd") return Sgd{};
   if (c.optimizer == "momentum") return Momentum{.momentum = c.momentum};
-  return AdamW{.beta2 = c.beta2, .decay = c.weight_decay};
+  const AdamW adamw{.beta2 = c.beta2, .decay = c.weight_decay};
+  if (c.optimizer == "muon") return MuonAdamW{.others = adamw};
+  return adamw;
 }
 
 }  // namespace ttr

@@ -57,7 +57,7 @@ struct RunConfig {
     f(ConfigKey{"batch", "Sequences of a step", size, true}, batch);
     f(ConfigKey{"accumulate", "Pieces in which a step takes its batch: the same step with less memory", positive}, accumulate);
     f(ConfigKey{"context", "Tokens of a sequence", {.least = 1, .below = 1e9}, true}, context);
-    f(ConfigKey{"optimizer", "adamw, sgd or momentum", {.words = {"adamw", "sgd", "momentum"}}, true}, optimizer);
+    f(ConfigKey{"optimizer", "adamw, muon, sgd or momentum", {.words = {"adamw", "muon", "sgd", "momentum"}}, true}, optimizer);
     f(ConfigKey{"lr", "Highest learning rate", amount}, lr);
     f(ConfigKey{"warmup", "Steps up to it; -1: a tenth of the run, at most 100", {.least = -1, .below = 1e15}}, warmup);
     f(ConfigKey{"schedule", "What follows: constant, cosine or wsd", {.words = {"constant", "cosine", "wsd"}}}, schedule);

@@ -67,6 +67,8 @@ RunFolder RunFolder::resumed(const std::string& path) {
   if (access(where.c_str(), R_OK | W_OK | X_OK) != 0)
     throw refuse(kWhere, "--resume {} is in a folder that cannot be written to, needs one that can", path);
   RunFolder folder(where);
+  for (const char* name : {"config.toml", "metrics.jsonl", "last.safetensors", "best.safetensors", "curve.svg"})
+    must_not_be_special(kWhere, folder.file(name));   // now, not after hours
   const std::string last = folder.file("last.safetensors");
   folder.checkpoint_ = one ? path : fs::exists(last, error) ? last : "";
   if (folder.checkpoint_.empty() && !fs::exists(folder.file("config.toml"), error))

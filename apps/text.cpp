@@ -4,12 +4,10 @@
 #include <array>
 #include <charconv>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
-#include <system_error>
 #include <sys/wait.h>
 #include <ttr/apps/grammar.hpp>
 #include <ttr/core/error.hpp>
+#include <ttr/core/open_file.hpp>
 
 namespace ttr {
 namespace {
@@ -18,26 +16,9 @@ constexpr std::size_t kLargestFile = std::size_t{1} << 32;   // byte counts of t
 constexpr std::int64_t kVerses = 31102;                      // of the King James Bible without the Apocrypha
 constexpr std::size_t kSmallestBible = 4'000'000;
 
+// A pipe will do, since it is read to its end: <(zcat text.gz).
 std::string read_file(const std::string& path) {
-  std::error_code status_error;
-  const auto type = std::filesystem::status(path, status_error).type();
-  if (type == std::filesystem::file_type::not_found) throw refuse("data", "file {} does not exist, needs to be a text file", path);
-  if (type == std::filesystem::file_type::directory) throw refuse("data", "file {} is a directory, needs to be a text file", path);
-  if (type != std::filesystem::file_type::regular && type != std::filesystem::file_type::fifo) {
-    throw refuse("data", "file {} is not a regular file or a pipe, needs to be a text file", path);
-  }
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw refuse("data", "file {} cannot be opened, needs to be readable; check its permissions", path);
-  std::string bytes;
-  std::vector<char> block(1 << 20);
-  while (in) {
-    in.read(block.data(), static_cast<std::streamsize>(block.size()));
-    bytes.append(block.data(), static_cast<std::size_t>(in.gcount()));
-    if (bytes.size() >= kLargestFile)
-      throw refuse("data", "file {} is {} bytes or more, needs fewer than {}; cut it", path, bytes.size(), kLargestFile);
-  }
-  if (in.bad())
-    throw refuse("data", "file {} stopped after {} bytes with a read error, needs to be readable to its end", path, bytes.size());
+  std::string bytes = read_whole("data", path, true, kLargestFile - 1);
   if (bytes.empty()) throw refuse("data", "file {} is 0 bytes, needs some text", path);
   return bytes;
 }

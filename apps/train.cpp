@@ -31,7 +31,7 @@ constexpr const char* kWhere = "train";
 
 // Summed and counted apart, so that pieces of a batch with unlike counts of targets add up to the whole batch.
 Loss loss_of(const LanguageModel& model, const Batch& b, StepKey key) {
-  const Pass pass{.segments = b.segments, .dropout_key = key.key, .dropout_piece = key.piece};
+  const Pass pass{.segments = b.segments, .dropout_key = key.key, .dropout_row = key.row};
   return {cross_entropy(model(b.input, pass), b.target, false), label_count(b.target)};
 }
 using ModelTrainer = Trainer<LanguageModel, Loss (*)(const LanguageModel&, const Batch&, StepKey)>;

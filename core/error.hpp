@@ -11,10 +11,14 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+namespace detail {
+Error refusal(std::string_view where, fmt::string_view text, fmt::format_args args);
+}
+
 // throw refuse("matmul", "inner size is {}, needs {}; transpose one operand", k1, k2)
 template <class... Args>
 [[nodiscard]] Error refuse(std::string_view where, fmt::format_string<Args...> text, Args&&... args) {
-  return Error(fmt::format("[{}] {}", where, fmt::format(text, std::forward<Args>(args)...)));
+  return detail::refusal(where, text, fmt::make_format_args(args...));
 }
 
 }  // namespace ttr

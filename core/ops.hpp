@@ -109,8 +109,9 @@ Tensor label_count(const Tensor& labels);                             // how man
 Tensor causal_conv(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Tensor& past = {});   // [kernel op]
 // Rotates pairs (i, i + D/2) of x [B, T, H, D] by (first + t) base^(-2i/D).
 Tensor rotary(const Tensor& x, int64_t first = 0, double base = 10000);
-Tensor dropout(const Tensor& x, double rate, const Tensor& key, uint64_t stream);   // the seed is the bits of key f64 [1], read when the kernel runs
-Tensor dropout(const Tensor& x, double rate, uint64_t seed, uint64_t stream);   // kept values scaled by 1 / (1 - rate)
+// Kept values scaled by 1 / (1 - rate). first: x's elements are first, first + 1, ... of the mask, so that pieces can be dropped from as their whole is.
+Tensor dropout(const Tensor& x, double rate, uint64_t seed, uint64_t stream, int64_t first = 0);
+Tensor dropout(const Tensor& x, double rate, const Tensor& key, uint64_t stream, int64_t first = 0);   // seed: the bits of key f64 [1], read by the kernel
 
 // -- linear algebra, batched over leading axes -------------------------------------------------------------------------------------------
 Tensor cholesky(const Tensor& a);   // lower L, a = L L^T; reads the lower triangle; not positive definite: NaN from that row on

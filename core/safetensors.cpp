@@ -4,18 +4,14 @@
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <set>
 #include <utility>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 #include <ttr/core/error.hpp>
+#include <ttr/core/open_file.hpp>
 #include <ttr/core/whole_file.hpp>
 
 namespace ttr {
@@ -177,13 +173,6 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   Described* current_ = nullptr;
 };
 
-struct Descriptor {   // closed when left, whatever happens
-  int number = -1;
-  ~Descriptor() {
-    if (number >= 0) close(number);
-  }
-};
-
 }  // namespace
 
 size_t safetensors_element_bytes(std::string_view dtype) {
@@ -192,35 +181,26 @@ size_t safetensors_element_bytes(std::string_view dtype) {
   return 0;
 }
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
-  Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};   // a named pipe must not hang us
-  if (file.number < 0) throw refuse(kRead, "{} cannot be opened: {}", path, std::strerror(errno));
-  struct stat status {};
-  if (fstat(file.number, &status) != 0) throw refuse(kRead, "{} cannot be examined: {}", path, std::strerror(errno));
-  if (!S_ISREG(status.st_mode)) throw refuse(kRead, "{} is not a regular file, needs to be one", path);
-  const uint64_t size = uint64_t(status.st_size);
+SafetensorsFile::SafetensorsFile(const std::string& path)
+    : path_(path), file_(std::make_shared<const OpenFile>(OpenFile::to_read(kRead, path))) {
+  const uint64_t size = file_->size();
   if (size < 8) throw refuse(kRead, "{} has {} bytes, needs at least 8 for the length of its header", path, size);
-  void* at = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number, 0);
-  if (at == MAP_FAILED) throw refuse(kRead, "{} cannot be mapped: {}", path, std::strerror(errno));
-  mapping_ = std::shared_ptr<const std::byte>(static_cast<const std::byte*>(at),
-                                              [size](const std::byte* p) { munmap(const_cast<std::byte*>(p), size); });
-
   uint64_t header = 0;
-  std::memcpy(&header, mapping_.get(), 8);
+  file_->read(0, &header, 8);
   if (header > kMaxHeader)
     throw refuse(kRead, "the header of {} claims {} bytes, needs at most {}; the file is damaged or of another kind", path, header,
                  kMaxHeader);
   if (header > size - 8)
     throw refuse(kRead, "the header of {} claims {} bytes, needs at most the {} that follow; the file is cut short", path, header,
                  size - 8);
-  const char* text = reinterpret_cast<const char*>(mapping_.get() + 8);
-  if (header == 0 || text[0] != '{') throw refuse(kRead, "the header of {} does not begin with '{{', needs a JSON object", path);
+  std::string text(size_t(header), '\0');
+  file_->read(8, text.data(), text.size());
+  if (!text.starts_with('{')) throw refuse(kRead, "the header of {} does not begin with '{{', needs a JSON object", path);
 
   HeaderReader reader(path);
-  nlohmann::json::sax_parse(text, text + header, &reader);
+  nlohmann::json::sax_parse(text, &reader);
   metadata_ = std::move(reader.metadata);
 
-  const std::byte* data = mapping_.get() + 8 + header;
   const uint64_t data_bytes = size - 8 - header;
   std::vector<std::pair<std::pair<uint64_t, uint64_t>, const std::string*>> order;
   for (auto& [name, described] : reader.tensors) {
@@ -241,7 +221,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
     if (end - begin != bytes)
       throw refuse(kRead, "tensor '{}' of {} has {} bytes of data, needs {} for its shape and dtype {}", shown(name), path, end - begin,
                    bytes, described.dtype);
-    const auto place = tensors_.emplace(name, RawTensor{described.dtype, std::move(described.shape), data + begin, size_t(bytes)}).first;
+    const auto place = tensors_.emplace(name, StoredTensor{described.dtype, std::move(described.shape), size_t(bytes), 8 + header + begin}).first;
     order.push_back({{begin, end}, &place->first});
   }
   std::sort(order.begin(), order.end(),
@@ -261,13 +241,20 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
     throw refuse(kRead, "the tensors of {} cover {} bytes of data, needs {}; the rest belongs to nobody", path, covered, data_bytes);
 }
 
-const RawTensor& SafetensorsFile::at(const std::string& name) const {
+const StoredTensor& SafetensorsFile::at(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found != tensors_.end()) return found->second;
   std::string known;
   for (size_t i = 0; i < names_.size() && i < 8; ++i) known += (i ? ", " : "") + shown(names_[i]);
   throw refuse(kRead, "{} has no tensor '{}', needs one; it holds {}{}", path_, shown(name), known.empty() ? "none" : known,
                names_.size() > 8 ? ", ..." : "");
+}
+
+RawTensor SafetensorsFile::read(const std::string& name) const {
+  const StoredTensor& stored = at(name);
+  const std::shared_ptr<std::byte[]> memory(new std::byte[stored.bytes]);   // not filled with zeros first
+  file_->read(stored.at, memory.get(), stored.bytes);
+  return {stored.dtype, stored.shape, memory.get(), stored.bytes, memory};
 }
 
 namespace {

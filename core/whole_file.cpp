@@ -2,7 +2,6 @@
 #include <ttr/core/whole_file.hpp>
 #include <fcntl.h>
 #include <unistd.h>
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -25,38 +24,30 @@ void flush_folder(const std::string& where, const std::string& path) {
     throw refuse(where, "the folder {} cannot be flushed to its disk: {}", folder, std::strerror(failed));
 }
 
+std::string partial_name(const std::string& where, const std::string& path) {
+  static std::atomic<uint64_t> serial{0};
+  must_not_be_special(where, path);
+  return path + std::string(kMark) + std::to_string(getpid()) + "-" + std::to_string(serial++);
+}
+
 }  // namespace
 
-WholeFile::WholeFile(std::string where, std::string path) : where_(std::move(where)), path_(std::move(path)) {
-  static std::atomic<uint64_t> serial{0};
-  partial_ = path_ + std::string(kMark) + std::to_string(getpid()) + "-" + std::to_string(serial++);
-  file_ = open(partial_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (file_ < 0) throw refuse(where_, "{} cannot be created: {}", partial_, std::strerror(errno));
-}
+WholeFile::WholeFile(std::string where, std::string path)
+    : where_(std::move(where)), path_(std::move(path)), partial_(OpenFile::exclusively(where_, partial_name(where_, path_))) {}
 
 WholeFile::~WholeFile() {
-  if (file_ < 0) return;
-  close(file_);
-  unlink(partial_.c_str());
+  if (!committed_) unlink(partial_.path().c_str());
 }
 
-void WholeFile::write(const void* data, size_t bytes) {
-  const char* at = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t written = ::write(file_, at, std::min(bytes, size_t(1) << 30));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) throw refuse(where_, "{} cannot be written: {}", partial_, std::strerror(errno));
-    at += written;
-    bytes -= size_t(written);
-  }
-}
+void WholeFile::write(const void* data, size_t bytes) { partial_.write(data, bytes); }
 
 void WholeFile::commit() {
-  if (fsync(file_) != 0) throw refuse(where_, "{} cannot be flushed to its disk: {}", partial_, std::strerror(errno));
-  if (rename(partial_.c_str(), path_.c_str()) != 0)
-    throw refuse(where_, "{} cannot be renamed to {}: {}", partial_, path_, std::strerror(errno));
-  close(file_);
-  file_ = -1;
+  partial_.flush();
+  must_not_be_special(where_, path_);
+  if (rename(partial_.path().c_str(), path_.c_str()) != 0)
+    throw refuse(where_, "{} cannot be renamed to {}: {}", partial_.path(), path_, std::strerror(errno));
+  committed_ = true;
+  partial_.close();
   flush_folder(where_, path_);
 }
 

@@ -1,9 +1,11 @@
 // A file that is there whole or not at all: written under another name in the same folder, flushed to the disk, renamed over its place, and the
-// folder flushed. Until commit() the old file stays as it was; whoever is killed before leaves only a "<path>.partial-..." behind.
+// folder flushed. Until commit() the old file stays as it was; whoever is killed before leaves only a "<path>.partial-..." behind. What is not a
+// regular file is never renamed over.
 #pragma once
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <ttr/core/open_file.hpp>
 
 namespace ttr {
 
@@ -17,8 +19,9 @@ class WholeFile {
   void commit();
 
  private:
-  std::string where_, path_, partial_;
-  int file_ = -1;
+  std::string where_, path_;
+  OpenFile partial_;
+  bool committed_ = false;
 };
 
 void write_whole(std::string where, const std::string& path, std::string_view text);

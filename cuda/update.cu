@@ -97,5 +97,7 @@ template Status update<Momentum, float>(const Momentum&, const Update<float>&, S
 template Status update<Momentum, double>(const Momentum&, const Update<double>&, Stream);
 template Status update<AdamW, float>(const AdamW&, const Update<float>&, Stream);
 template Status update<AdamW, double>(const AdamW&, const Update<double>&, Stream);
+template Status update<MuonStep, float>(const MuonStep&, const Update<float>&, Stream);
+template Status update<MuonStep, double>(const MuonStep&, const Update<double>&, Stream);
 
 }  // namespace ttr::cuda

@@ -5,9 +5,10 @@
 namespace ttr {
 
 Tensor Pass::dropped(const Tensor& x, double rate, uint64_t place) const {
-  const uint64_t stream = dropout_piece << 32 | place;
-  if (rate > 0 && dropout_key.defined()) return dropout(x, rate, dropout_key, stream);
-  return rate > 0 && dropout_seed ? dropout(x, rate, *dropout_seed, stream) : x;
+  if (rate == 0 || x.count() == 0) return x;
+  const int64_t first = dropout_row * (x.count() / x.size(0));
+  if (dropout_key.defined()) return dropout(x, rate, dropout_key, place, first);
+  return dropout_seed ? dropout(x, rate, *dropout_seed, place, first) : x;
 }
 
 Block::Block(const BlockOptions& o, Init& init) : mixer_norm(o.mixer.dim, init), mixer(o.mixer, init), dropout(o.dropout) {

@@ -12,7 +12,7 @@ struct Pass {
   Tensor segments = {};                              // i32 [B, T], packed documents: a number unlike the one before starts afresh
   std::optional<uint64_t> dropout_seed = {};         // a new one a step while training; unset, and no key: nothing is dropped
   Tensor dropout_key = {};                           // f64 [1], instead of the seed: a StepKey's, for steps that become a graph
-  uint64_t dropout_piece = 0;                        // of a step's micro-batches: each drops its own
+  int64_t dropout_row = 0;                           // of a step's whole batch, that the first row here is: pieces drop what the whole would
 
   Tensor dropped(const Tensor& x, double rate, uint64_t place) const;   // place: which of the model's dropouts this is
 };

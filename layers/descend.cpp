@@ -14,7 +14,10 @@ std::vector<Slot> Descent::slots() const {
   return list;
 }
 
-State Descent::start(State s) const {
+std::vector<Slot> momentum_slots() { return {{"momentum", Per::token, {}, unit_interval, 0.9}}; }
+
+State Descent::start(const State& from) const {
+  State s = from;
   if (anchored()) s.anchor = s.theta;
   for (int m = 0; m < memories; ++m)
     for (const auto& [part, p] : s.theta.parts) s.memory.set(memory_name(m, part), zeros(p.shape(), like(p)));

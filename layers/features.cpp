@@ -60,6 +60,7 @@ int64_t feature_count(const AnyFeature& feature, int64_t key_dim) {
 }
 
 namespace detail {
+template class Handle<FeatureModel>;
 template const FeatureModel* hold<FeatureHolder<Identity>>(Identity);
 template const FeatureModel* hold<FeatureHolder<Taylor2>>(Taylor2);
 template const FeatureModel* hold<FeatureHolder<Elu1>>(Elu1);

@@ -30,6 +30,7 @@ template <class P> struct FeatureHolder final : Holder<FeatureModel, P> {
     return false;
   }
 };
+extern template class Handle<FeatureModel>;
 }  // namespace detail
 
 struct AnyFeature : detail::Handle<detail::FeatureModel> {

@@ -18,6 +18,7 @@ Tensor column(const Tensor& x) { return reshape(x, {x.count(), 1}); }           
 }  // namespace
 
 // -- Constant --------------------------------------------------------------------------------------------------------------------------------
+std::vector<Slot> Constant::slots() const { return {unread("q"), unread("k")}; }
 Pack Constant::init(const View& view) const { return {{{"value", zeros({view.rows(), view.value_dim()}, view.options())}}}; }
 Tensor Constant::loss(const Pack& theta, const Pack&, const View& view, int64_t i) const { return half_square(theta["value"] - view.pair("v", i)); }
 Tensor Constant::read(const Pack& theta, const View&, const Tensor&) const { return theta["value"]; }

@@ -8,7 +8,7 @@ namespace ttr {
 // With weights that ask for no key either it needs no q and no k: a running average (HGRN, LRU).
 struct Constant {
   static constexpr const char* name = "constant";
-  std::vector<Slot> slots() const { return {unread("q"), unread("k")}; }
+  std::vector<Slot> slots() const;
   Pack init(const View&) const;                                                   // value [N, V]
   Tensor loss(const Pack& theta, const Pack& point, const View&, int64_t i) const;   // 1/2 |v_i - c|^2
   Tensor read(const Pack& theta, const View&, const Tensor& log_scale) const;
@@ -26,11 +26,11 @@ struct Constant {
 enum class Erase { key, separate, gated, two, transposed };
 enum class Normaliser { none, sum, clamp, max1 };
 template <> struct NamesOf<Erase> {
-  static constexpr std::pair<Erase, const char*> names[] = {{Erase::key, "key"}, {Erase::separate, "separate"}, {Erase::gated, "gated"}, {Erase::two, "two"},
+  static constexpr Naming<Erase> names[] = {{Erase::key, "key"}, {Erase::separate, "separate"}, {Erase::gated, "gated"}, {Erase::two, "two"},
                                                             {Erase::transposed, "transposed"}};
 };
 template <> struct NamesOf<Normaliser> {
-  static constexpr std::pair<Normaliser, const char*> names[] = {
+  static constexpr Naming<Normaliser> names[] = {
       {Normaliser::none, "none"}, {Normaliser::sum, "sum"}, {Normaliser::clamp, "clamp"}, {Normaliser::max1, "max1"}};
 };
 struct LinearMap {
@@ -62,14 +62,14 @@ struct LinearMap {
 // What a memory is scored by: 1/2 |m - v|^2; the mean over channels of (m - v)^2, 2/V times as much (community Titans); or -m.v (LaCT).
 enum class PairLoss { squared, mean, dot };
 template <> struct NamesOf<PairLoss> {
-  static constexpr std::pair<PairLoss, const char*> names[] = {{PairLoss::squared, "squared"}, {PairLoss::mean, "mean"}, {PairLoss::dot, "dot"}};
+  static constexpr Naming<PairLoss> names[] = {{PairLoss::squared, "squared"}, {PairLoss::mean, "mean"}, {PairLoss::dot, "dot"}};
 };
 Tensor score(PairLoss, const Tensor& m, const Tensor& v);   // [N]
 
 // m(k) = W_2 act(W_1 k): a two-layer perceptron whose weights are the memory; the initial weights are learned (arXiv 2501.00663).
 enum class Activation { gelu, silu, tanh, relu, identity };
 template <> struct NamesOf<Activation> {
-  static constexpr std::pair<Activation, const char*> names[] = {
+  static constexpr Naming<Activation> names[] = {
       {Activation::gelu, "gelu"}, {Activation::silu, "silu"}, {Activation::tanh, "tanh"}, {Activation::relu, "relu"}, {Activation::identity, "identity"}};
 };
 Tensor activate(Activation, const Tensor&);

@@ -13,7 +13,7 @@ namespace ttr {
 
 enum class Bandwidth { slot, root };   // h: the slot bandwidth, one a head; or K^{1/4}, so that kappa is exp(q.k / sqrt K) of unit keys
 template <> struct NamesOf<Bandwidth> {
-  static constexpr std::pair<Bandwidth, const char*> names[] = {{Bandwidth::slot, "slot"}, {Bandwidth::root, "root"}};
+  static constexpr Naming<Bandwidth> names[] = {{Bandwidth::slot, "slot"}, {Bandwidth::root, "root"}};
 };
 Tensor gaussian(const View&, Bandwidth, const Tensor& a, const Tensor& b);   // [N, n, K], [N, m, K] -> [N, n, m]
 

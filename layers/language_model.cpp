@@ -19,6 +19,12 @@ Tensor places_in_documents(const Tensor& segments) {
 
 }  // namespace
 
+LanguageModel::LanguageModel(const LanguageModel&) = default;
+LanguageModel::LanguageModel(LanguageModel&&) noexcept = default;
+LanguageModel& LanguageModel::operator=(const LanguageModel&) = default;
+LanguageModel& LanguageModel::operator=(LanguageModel&&) noexcept = default;
+LanguageModel::~LanguageModel() = default;
+
 LanguageModel::LanguageModel(const LanguageModelOptions& o, uint64_t seed, Device device, Dtype dtype) : options(o) {
   if (o.vocab < 1 || o.dim < 1 || o.blocks < 0)
     throw refuse(kWhere, "vocab is {}, dim {} and blocks {}, needs at least 1, 1 and 0", o.vocab, o.dim, o.blocks);
@@ -49,7 +55,9 @@ LanguageModel::LanguageModel(const LanguageModelOptions& o, uint64_t seed, Devic
   }
   bound_decays(init);
   norm = RMSNorm(o.dim, init);
-  if (!o.tied) head = Linear({.in = o.dim, .out = o.vocab}, init);
+  if (o.tied) return;
+  head = Linear({.in = o.dim, .out = o.vocab}, init);
+  head->weight.outer();
 }
 
 void LanguageModel::bound_decays(Init& init) {

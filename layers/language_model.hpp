@@ -29,6 +29,11 @@ struct LanguageModelState {
 
 struct LanguageModel {
   LanguageModel(const LanguageModelOptions&, uint64_t seed, Device = cpu_device, Dtype = Dtype::f32);
+  LanguageModel(const LanguageModel&);
+  LanguageModel(LanguageModel&&) noexcept;
+  LanguageModel& operator=(const LanguageModel&);
+  LanguageModel& operator=(LanguageModel&&) noexcept;
+  ~LanguageModel();
   Tensor operator()(const Tensor& tokens, const Pass& = {}) const;
   // Decoding, unrecorded. Any number of tokens at a time, equal to the call on all of them; logits of the last token only, [B, 1, N].
   Tensor prefill(const Tensor& tokens, LanguageModelState&) const;

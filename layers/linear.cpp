@@ -19,7 +19,7 @@ Tensor Linear::operator()(const Tensor& x) const {
 
 Embedding::Embedding(const EmbeddingOptions& o, Init& init) {
   if (o.count < 1 || o.dim < 1) throw refuse("embedding", "count is {} and dim is {}, needs both to be at least 1", o.count, o.dim);
-  weight = init.normal({o.count, o.dim}, o.deviation);
+  weight = init.normal({o.count, o.dim}, o.deviation).outer();
 }
 Tensor Embedding::operator()(const Tensor& ids) const { return embedding(*weight, ids); }
 Tensor Embedding::scores(const Tensor& x) const { return matmul(x, *weight, false, true); }

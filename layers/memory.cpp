@@ -45,6 +45,12 @@ constexpr Mixture kMixtures[] = {{.power = 0.5}, {}, {.lift = 0.3}, {.power = 0.
 
 }  // namespace
 
+MemoryLayer::MemoryLayer(const MemoryLayer&) = default;
+MemoryLayer::MemoryLayer(MemoryLayer&&) noexcept = default;
+MemoryLayer& MemoryLayer::operator=(const MemoryLayer&) = default;
+MemoryLayer& MemoryLayer::operator=(MemoryLayer&&) noexcept = default;
+MemoryLayer::~MemoryLayer() = default;
+
 MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(std::move(given))) {
   const MemoryOptions& o = options;
   const Surroundings& around = *o.around;

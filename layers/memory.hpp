@@ -37,6 +37,11 @@ struct MemoryState {
 
 struct MemoryLayer {
   MemoryLayer(MemoryOptions, Init&);
+  MemoryLayer(const MemoryLayer&);
+  MemoryLayer(MemoryLayer&&) noexcept;
+  MemoryLayer& operator=(const MemoryLayer&);
+  MemoryLayer& operator=(MemoryLayer&&) noexcept;
+  ~MemoryLayer();
   Tensor operator()(const Tensor& x, const Tensor& segments = {}) const;   // segments i32 [B, T]
   Tensor step(const Tensor& x, MemoryState&) const;                        // any number of tokens, continuing; equal to the call on all of them
   Slots slots(const Tensor& x) const;                                      // what the recipe is called with for these tokens

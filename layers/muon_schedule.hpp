@@ -6,7 +6,7 @@
 namespace ttr {
 
 template <> struct NamesOf<MuonSchedule> {
-  static constexpr std::pair<MuonSchedule, const char*> names[] = {{MuonSchedule::keller, "keller"}, {MuonSchedule::lact, "lact"}};
+  static constexpr Naming<MuonSchedule> names[] = {{MuonSchedule::keller, "keller"}, {MuonSchedule::lact, "lact"}};
 };
 
 }   // namespace ttr

@@ -13,7 +13,7 @@ namespace ttr {
 
 enum class Inverse { exact, newton, third_order };
 template <> struct NamesOf<Inverse> {
-  static constexpr std::pair<Inverse, const char*> names[] = {{Inverse::exact, "exact"}, {Inverse::newton, "newton"}, {Inverse::third_order, "third_order"}};
+  static constexpr Naming<Inverse> names[] = {{Inverse::exact, "exact"}, {Inverse::newton, "newton"}, {Inverse::third_order, "third_order"}};
 };
 
 struct Nystrom {

@@ -19,6 +19,9 @@ Tensor detail::with_row_norms(const Tensor& p, const Tensor& model) {
   return p * (norm(model) / (norm(p) + 1e-5));
 }
 
+std::vector<Slot> Proximal::slots() const {
+  return {{"step_size", Per::write, diagonal ? std::vector<Extent>{value_size} : std::vector<Extent>{}, positive, 1}};
+}
 State Proximal::advance(const State& s, const Regression& r) const {
   State next = s;
   next.theta = r.discount(s.theta, s.initial);
@@ -128,6 +131,7 @@ State ConjugateGradient::advance(const State& s, const Regression& r) const {
   return next;
 }
 
+std::vector<Slot> GradientSteps::slots() const { return {{"step_size", Per::head, {}, positive, 0.1}}; }
 State GradientSteps::advance(const State& s, const Regression& r) const {
   State next = s;
   next.theta = s.initial;
@@ -144,6 +148,10 @@ State GradientSteps::advance(const State& s, const Regression& r) const {
 }
 
 namespace detail {
+template void OptionList::operator()<Point>(const char*, const Point&);
+template void OptionList::operator()<Rate>(const char*, const Rate&);
+template void OptionList::operator()<Over>(const char*, const Over&);
+template void OptionList::operator()<Apply>(const char*, const Apply&);
 template const OptimizerModel* hold<OptimizerHolder<Exact>>(Exact);
 template const OptimizerModel* hold<OptimizerHolder<ConjugateGradient>>(ConjugateGradient);
 template const OptimizerModel* hold<OptimizerHolder<GradientSteps>>(GradientSteps);

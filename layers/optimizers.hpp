@@ -18,14 +18,14 @@ enum class Over { newest, visible };         // the gradient of this token's pai
 // chunk's mean momentum and mean forgetting (LaCT; Titans as the community runs it). Between, it stands still.
 enum class Apply { token, chunk };
 template <> struct NamesOf<Point> {
-  static constexpr std::pair<Point, const char*> names[] = {
+  static constexpr Naming<Point> names[] = {
       {Point::initial, "initial"}, {Point::previous, "previous"}, {Point::decayed, "decayed"}, {Point::chunk, "chunk"}};
 };
 template <> struct NamesOf<Rate> {
-  static constexpr std::pair<Rate, const char*> names[] = {{Rate::automatic, "automatic"}, {Rate::unit, "unit"}, {Rate::slot, "slot"}};
+  static constexpr Naming<Rate> names[] = {{Rate::automatic, "automatic"}, {Rate::unit, "unit"}, {Rate::slot, "slot"}};
 };
-template <> struct NamesOf<Over> { static constexpr std::pair<Over, const char*> names[] = {{Over::newest, "newest"}, {Over::visible, "visible"}}; };
-template <> struct NamesOf<Apply> { static constexpr std::pair<Apply, const char*> names[] = {{Apply::token, "token"}, {Apply::chunk, "chunk"}}; };
+template <> struct NamesOf<Over> { static constexpr Naming<Over> names[] = {{Over::newest, "newest"}, {Over::visible, "visible"}}; };
+template <> struct NamesOf<Apply> { static constexpr Naming<Apply> names[] = {{Apply::token, "token"}, {Apply::chunk, "chunk"}}; };
 inline constexpr auto initial = Point::initial;
 inline constexpr auto previous = Point::previous;
 inline constexpr auto decayed = Point::decayed;
@@ -39,10 +39,13 @@ struct TokenRate {
   double correct1 = 1, correct2 = 1, decay = 0;
   std::function<Tensor(std::string_view)> slot;   // any other slot the rule lists
 };
+namespace detail {
+std::vector<Slot> momentum_slots();
+}
 // The slots of a rule beside step_size; a rule of yours may list its own with slots().
 template <class Rule> std::vector<Slot> slots_of(const Rule& rule) {
   if constexpr (requires { rule.slots(); }) return rule.slots();
-  else if constexpr (requires { rule.momentum; }) return {{"momentum", Per::token, {}, unit_interval, 0.9}};
+  else if constexpr (requires { rule.momentum; }) return detail::momentum_slots();
   else return {};
 }
 
@@ -80,7 +83,7 @@ struct Descent {
 
   bool unit_rate() const { return rate == Rate::unit || (rate == Rate::automatic && at == Point::initial); }
   std::vector<Slot> slots() const;
-  State start(State) const;
+  State start(const State&) const;
   State advance(const State&, const Regression&) const;
 
  private:
@@ -119,7 +122,7 @@ template <class Rule> struct Descend {
   bool refits(bool discounts) const { return !discounts; }
   bool looks_back(bool discounts) const { return over == Over::visible || !discounts; }
   std::vector<Slot> slots() const { return descent().slots(); }
-  State start(State s) const { return descent().start(std::move(s)); }
+  State start(const State& s) const { return descent().start(s); }
   State advance(const State& s, const Regression& r) const { return descent().advance(s, r); }
 
  private:
@@ -149,9 +152,7 @@ struct Proximal {
   static constexpr Demand demand = Demand::streamed;
   bool diagonal = false;
   void each(auto&& f) { f("diagonal", diagonal); }
-  std::vector<Slot> slots() const {
-    return {{"step_size", Per::write, diagonal ? std::vector<Extent>{value_size} : std::vector<Extent>{}, positive, 1}};
-  }
+  std::vector<Slot> slots() const;
   State start(State s) const { return s; }
   State advance(const State&, const Regression&) const;
 };
@@ -163,14 +164,14 @@ struct Proximal {
 enum class Ridge { none, constant, decaying, refreshed, relative };
 enum class RidgePer { head, channel, degree };
 template <> struct NamesOf<Ridge> {
-  static constexpr std::pair<Ridge, const char*> names[] = {{Ridge::none, "none"},
+  static constexpr Naming<Ridge> names[] = {{Ridge::none, "none"},
                                                             {Ridge::constant, "constant"},
                                                             {Ridge::decaying, "decaying"},
                                                             {Ridge::refreshed, "refreshed"},
                                                             {Ridge::relative, "relative"}};
 };
 template <> struct NamesOf<RidgePer> {
-  static constexpr std::pair<RidgePer, const char*> names[] = {{RidgePer::head, "head"}, {RidgePer::channel, "channel"}, {RidgePer::degree, "degree"}};
+  static constexpr Naming<RidgePer> names[] = {{RidgePer::head, "head"}, {RidgePer::channel, "channel"}, {RidgePer::degree, "degree"}};
 };
 struct System {
   Tensor a, b;          // a x = b: [N, P, P] symmetric positive definite, [N, P, V]
@@ -212,12 +213,16 @@ struct GradientSteps {
   static constexpr Demand demand = Demand::weighed;
   int64_t steps = 1;
   void each(auto&& f) { f("steps", steps); }
-  std::vector<Slot> slots() const { return {{"step_size", Per::head, {}, positive, 0.1}}; }
+  std::vector<Slot> slots() const;
   State start(State s) const { return s; }
   State advance(const State&, const Regression&) const;
 };
 
 namespace detail {
+extern template void OptionList::operator()<Point>(const char*, const Point&);
+extern template void OptionList::operator()<Rate>(const char*, const Rate&);
+extern template void OptionList::operator()<Over>(const char*, const Over&);
+extern template void OptionList::operator()<Apply>(const char*, const Apply&);
 extern template const OptimizerModel* hold<OptimizerHolder<Exact>>(Exact);
 extern template const OptimizerModel* hold<OptimizerHolder<ConjugateGradient>>(ConjugateGradient);
 extern template const OptimizerModel* hold<OptimizerHolder<GradientSteps>>(GradientSteps);

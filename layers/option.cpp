@@ -1,5 +1,6 @@
 // The text side of options: names of types, splitting, nearest words.
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <ttr/layers/option.hpp>
@@ -95,6 +96,57 @@ std::string call_text(std::string name, const OptionList& usual, const OptionLis
   }
   return options.empty() ? name : name + "[" + options + "]";
 }
+
+Error wrong_option(std::string_view where, std::string_view name, const std::string& text, const std::string& want) {
+  return refuse(where, "{} is '{}', needs {}", name, text, want);
+}
+bool read_bool(std::string_view where, std::string_view name, const std::string& text) {
+  if (text != "true" && text != "false") throw wrong_option(where, name, text, "true or false");
+  return text == "true";
+}
+double read_number(std::string_view where, std::string_view name, const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end) throw wrong_option(where, name, text, "a number");
+  return value;
+}
+int64_t read_whole_number(std::string_view where, std::string_view name, const std::string& text) {
+  char* end = nullptr;
+  errno = 0;
+  const long long value = std::strtoll(text.c_str(), &end, 10);
+  if (text.empty() || *end || errno) throw wrong_option(where, name, text, "a whole number");
+  return value;
+}
+
+GivenOptions::GivenOptions(std::string_view where, std::string_view options) : where_(where) {
+  for (auto& [name, text] : split_options(where, options))
+    if (!given_.emplace(name, text).second) throw refuse(where, "{} is given twice, needs one value", name);
+}
+const std::string* GivenOptions::take(const char* name) {
+  known_.push_back(name);
+  const auto found = given_.find(name);
+  if (found == given_.end()) return nullptr;
+  text_ = std::move(found->second);
+  given_.erase(found);
+  return &text_;
+}
+void GivenOptions::must_be_count(const char* name, int64_t value) const {
+  constexpr int64_t below = 1'000'000;
+  if (value < 0 || value >= below) throw refuse(where_, "{} is {}, needs a whole number of at least 0 and below {}", name, text_, below);
+}
+void GivenOptions::must_be_taken() const {
+  if (given_.empty()) return;
+  const std::string& name = given_.begin()->first;
+  const std::string near = nearest(name, known_);
+  std::string all;
+  for (const std::string& k : known_) all += (all.empty() ? "" : ", ") + k;
+  throw refuse(where_, "option '{}' is unknown, needs one of: {}{}", name, all.empty() ? "(it has none)" : all,
+               near.empty() ? "" : "; did you mean '" + near + "'?");
+}
+
+template void OptionList::operator()<bool>(const char*, const bool&);
+template void OptionList::operator()<double>(const char*, const double&);
+template void OptionList::operator()<int64_t>(const char*, const int64_t&);
 
 std::string option_text(double value) { return fmt::format("{}", value); }
 

@@ -15,6 +15,7 @@ namespace ttr {
 
 // Options of an enumeration type print by name: specialise with a list of (value, name).
 template <class E> struct NamesOf;
+template <class E> struct Naming { E value; const char* name; };
 template <class E> concept Named = requires { NamesOf<E>::names; };
 
 namespace detail {
@@ -32,6 +33,12 @@ std::pair<std::string, std::string> split_call(std::string_view where, std::stri
 std::string nearest(std::string_view word, const std::vector<std::string>& known);   // the known word with the fewest edits, "" when none is near
 std::string option_text(double value);
 
+// What is not a template here is compiled once, in option.cpp: every ingredient of a program would compile it again.
+Error wrong_option(std::string_view where, std::string_view name, const std::string& text, const std::string& want);
+bool read_bool(std::string_view where, std::string_view name, const std::string& text);
+double read_number(std::string_view where, std::string_view name, const std::string& text);
+int64_t read_whole_number(std::string_view where, std::string_view name, const std::string& text);
+
 template <class T> std::string write_option(const T& value) {
   if constexpr (std::same_as<T, bool>) return value ? "true" : "false";
   else if constexpr (std::floating_point<T>) return option_text(value);
@@ -42,27 +49,16 @@ template <class T> std::string write_option(const T& value) {
   } else return value.text();   // a nested ingredient
 }
 template <class T> void read_option(std::string_view where, std::string_view name, const std::string& text, T& value) {
-  const auto wrong = [&](std::string_view want) { return refuse(where, "{} is '{}', needs {}", name, text, want); };
-  if constexpr (std::same_as<T, bool>) {
-    if (text != "true" && text != "false") throw wrong("true or false");
-    value = text == "true";
-  } else if constexpr (std::floating_point<T>) {
-    char* end = nullptr;
-    value = T(std::strtod(text.c_str(), &end));
-    if (text.empty() || *end) throw wrong("a number");
-  } else if constexpr (std::integral<T>) {
-    char* end = nullptr;
-    errno = 0;
-    const long long n = std::strtoll(text.c_str(), &end, 10);
-    if (text.empty() || *end || errno) throw wrong("a whole number");
-    value = T(n);
-  } else if constexpr (Named<T>) {
+  if constexpr (std::same_as<T, bool>) value = read_bool(where, name, text);
+  else if constexpr (std::floating_point<T>) value = T(read_number(where, name, text));
+  else if constexpr (std::integral<T>) value = T(read_whole_number(where, name, text));
+  else if constexpr (Named<T>) {
     std::string known;
     for (const auto& [v, word] : NamesOf<T>::names) {
       if (text == word) { value = v; return; }
-      known += (known.empty() ? "" : ", ") + std::string(word);
+      known.append(known.empty() ? "" : ", ").append(word);
     }
-    throw wrong("one of " + known);
+    throw wrong_option(where, name, text, known.insert(0, "one of "));
   } else value = T::parse(text);
 }
 
@@ -83,11 +79,12 @@ struct OptionList {   // an ingredient's options as texts
   struct Entry { const char* name; std::string text; bool always; };
   std::vector<Entry> entries;
   void add(const char* name, std::string text, bool always);
-  template <class V> void operator()(const char* name, const V& value) {
-    if constexpr (requires { V::always_printed; }) add(name, write_option(value), V::always_printed);   // even at its default
-    else add(name, write_option(value), false);
-  }
+  template <class V> void operator()(const char* name, const V& value);
 };
+template <class V> void OptionList::operator()(const char* name, const V& value) {
+  if constexpr (requires { V::always_printed; }) add(name, write_option(value), V::always_printed);   // even at its default
+  else add(name, write_option(value), false);
+}
 std::string call_text(std::string name, const OptionList& usual, const OptionList& given);   // "name[option=value,...]"
 }  // namespace detail
 
@@ -100,32 +97,40 @@ template <class T> std::string text_of(T ingredient) {
   return detail::call_text(ingredient_name<T>(), usual, given);
 }
 
-// The inverse; unknown options are refused by name, with the nearest known one.
+namespace detail {
+class GivenOptions {   // what a text gives, taken one by one
+ public:
+  GivenOptions(std::string_view where, std::string_view options);   // one that is given twice is refused
+  const std::string* take(const char* name);                        // null: not given
+  void must_be_count(const char* name, int64_t value) const;        // all whole numbers are counts and sizes
+  void must_be_taken() const;                                       // what is left is unknown, and refused by name with the nearest known one
+
+ private:
+  std::string where_, text_;   // text_: of the one taken last
+  std::map<std::string, std::string> given_;
+  std::vector<std::string> known_;
+};
+}  // namespace detail
+
+// The inverse.
 template <class T> T from_options(std::string_view where, std::string_view options) {
   T ingredient{};
-  std::map<std::string, std::string> given;
-  for (auto& [name, text] : detail::split_options(where, options))
-    if (!given.emplace(name, text).second) throw refuse(where, "{} is given twice, needs one value", name);
-  std::vector<std::string> known;
+  detail::GivenOptions given(where, options);
   each_option(ingredient, [&](const char* name, auto& value) {
-    known.push_back(name);
-    if (const auto found = given.find(name); found != given.end()) {
-      detail::read_option(where, name, found->second, value);
-      if constexpr (std::integral<std::remove_reference_t<decltype(value)>> && !std::same_as<std::remove_reference_t<decltype(value)>, bool>)
-        if (constexpr int64_t below = 1'000'000; value < 0 || value >= below)   // all of them are counts and sizes
-          throw refuse(where, "{} is {}, needs a whole number of at least 0 and below {}", name, found->second, below);
-      given.erase(found);
-    }
+    using V = std::remove_reference_t<decltype(value)>;
+    const std::string* text = given.take(name);
+    if (!text) return;
+    detail::read_option(where, name, *text, value);
+    if constexpr (std::integral<V> && !std::same_as<V, bool>) given.must_be_count(name, value);
   });
-  if (!given.empty()) {
-    const std::string& name = given.begin()->first;
-    const std::string near = detail::nearest(name, known);
-    std::string all;
-    for (const auto& k : known) all += (all.empty() ? "" : ", ") + k;
-    throw refuse(where, "option '{}' is unknown, needs one of: {}{}", name, all.empty() ? "(it has none)" : all,
-                 near.empty() ? "" : "; did you mean '" + near + "'?");
-  }
+  given.must_be_taken();
   return ingredient;
 }
+
+namespace detail {
+extern template void OptionList::operator()<bool>(const char*, const bool&);
+extern template void OptionList::operator()<double>(const char*, const double&);
+extern template void OptionList::operator()<int64_t>(const char*, const int64_t&);
+}  // namespace detail
 
 }  // namespace ttr

@@ -5,6 +5,18 @@
 
 namespace ttr {
 
+namespace detail {
+template class Handle<WeightsModel>;
+template class Handle<FunctionModel>;
+template class Handle<OptimizerModel>;
+}  // namespace detail
+
+Recipe::Recipe(const Recipe&) = default;
+Recipe::Recipe(Recipe&&) noexcept = default;
+Recipe& Recipe::operator=(const Recipe&) = default;
+Recipe& Recipe::operator=(Recipe&&) noexcept = default;
+Recipe::~Recipe() = default;
+
 double Scale::at(int64_t key_dim) const { return by_key ? value / std::sqrt(double(key_dim)) : value; }
 std::string Scale::text() const { return by_key ? "rsqrt" : detail::option_text(value); }
 Scale Scale::parse(const std::string& text) {

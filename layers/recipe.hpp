@@ -109,14 +109,14 @@ enum class Read { inclusive, strict, chunk };   // after or before this token's 
 enum class Visible { prefix, everything };   // causal, or the whole context at every token
 enum class KeyNorm { none, l2, rms, sum };   // of q and k: x / sqrt(sum x^2 + eps), x / sqrt(mean x^2 + eps), x / sum x
 template <> struct NamesOf<Read> {
-  static constexpr std::pair<Read, const char*> names[] = {
+  static constexpr Naming<Read> names[] = {
       {Read::inclusive, "inclusive"}, {Read::strict, "strict"}, {Read::chunk, "chunk"}};
 };
 template <> struct NamesOf<Visible> {
-  static constexpr std::pair<Visible, const char*> names[] = {{Visible::prefix, "prefix"}, {Visible::everything, "everything"}};
+  static constexpr Naming<Visible> names[] = {{Visible::prefix, "prefix"}, {Visible::everything, "everything"}};
 };
 template <> struct NamesOf<KeyNorm> {
-  static constexpr std::pair<KeyNorm, const char*> names[] = {{KeyNorm::none, "none"}, {KeyNorm::l2, "l2"}, {KeyNorm::rms, "rms"}, {KeyNorm::sum, "sum"}};
+  static constexpr Naming<KeyNorm> names[] = {{KeyNorm::none, "none"}, {KeyNorm::l2, "l2"}, {KeyNorm::rms, "rms"}, {KeyNorm::sum, "sum"}};
 };
 
 struct Scale {   // what q is multiplied by
@@ -265,20 +265,42 @@ template <class O> struct OptimizerHolder final : Holder<OptimizerModel, O> {
 // names them does not compile them again.
 template <class H, class T> const typename H::Model* hold(T value) { return new H(std::move(value)); }
 
+// What it does with its pointer is compiled in the library too: every ingredient and every recipe that a program names has some.
 template <class Model> class Handle {
  public:
-  explicit Handle(const Model* made) : model_(made) {}
-  explicit Handle(std::shared_ptr<const Model> m) : model_(std::move(m)) {}
+  explicit Handle(const Model* made);
+  explicit Handle(std::shared_ptr<const Model> m);
+  Handle(const Handle&);
+  Handle(Handle&&) noexcept;
+  Handle& operator=(const Handle&);
+  Handle& operator=(Handle&&) noexcept;
+  ~Handle();
   const Model* operator->() const { return model_.get(); }
-  std::string name() const { return model_->name(); }
-  std::string text() const { return model_->text(); }
-  std::vector<Slot> slots() const { return model_->slots(); }
+  std::string name() const;
+  std::string text() const;
+  std::vector<Slot> slots() const;
   template <class T> const T* ask() const { return model_->type() == typeid(T) ? static_cast<const T*>(model_->self()) : nullptr; }
-  bool operator==(const Handle& o) const { return model_ == o.model_ || (model_->type() == o.model_->type() && model_->text() == o.model_->text()); }
+  bool operator==(const Handle& o) const;
 
  private:
   std::shared_ptr<const Model> model_;
 };
+template <class Model> Handle<Model>::Handle(const Model* made) : model_(made) {}
+template <class Model> Handle<Model>::Handle(std::shared_ptr<const Model> m) : model_(std::move(m)) {}
+template <class Model> Handle<Model>::Handle(const Handle&) = default;
+template <class Model> Handle<Model>::Handle(Handle&&) noexcept = default;
+template <class Model> Handle<Model>& Handle<Model>::operator=(const Handle&) = default;
+template <class Model> Handle<Model>& Handle<Model>::operator=(Handle&&) noexcept = default;
+template <class Model> Handle<Model>::~Handle() = default;
+template <class Model> std::string Handle<Model>::name() const { return model_->name(); }
+template <class Model> std::string Handle<Model>::text() const { return model_->text(); }
+template <class Model> std::vector<Slot> Handle<Model>::slots() const { return model_->slots(); }
+template <class Model> bool Handle<Model>::operator==(const Handle& o) const {
+  return model_ == o.model_ || (model_->type() == o.model_->type() && model_->text() == o.model_->text());
+}
+extern template class Handle<WeightsModel>;
+extern template class Handle<FunctionModel>;
+extern template class Handle<OptimizerModel>;
 
 }  // namespace detail
 
@@ -310,6 +332,11 @@ class Recipe {
   Recipe(W w, F f, O o, Reading reading = {}) : Recipe(checked<W, F, O>(std::move(w)), AnyFunction(std::move(f)), AnyOptimizer(std::move(o)), reading) {}
   // The erased one: refused with the same reasons, at run time.
   Recipe(AnyWeights, AnyFunction, AnyOptimizer, Reading = {});
+  Recipe(const Recipe&);
+  Recipe(Recipe&&) noexcept;
+  Recipe& operator=(const Recipe&);
+  Recipe& operator=(Recipe&&) noexcept;
+  ~Recipe();
 
   const AnyWeights& weights() const { return weights_; }
   const AnyFunction& function() const { return function_; }

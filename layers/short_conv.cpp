@@ -27,7 +27,7 @@ Tensor within_documents(const Tensor& x, const Tensor& w, const Tensor& segments
 ShortConv::ShortConv(const ShortConvOptions& o, Init& init) {
   if (o.dim < 1 || o.width < 2) throw refuse("short_conv", "dim is {} and width is {}, needs at least 1 and 2", o.dim, o.width);
   const double bound = 1 / std::sqrt(double(o.width));
-  weight = init.uniform({o.dim, o.width}, -bound, bound);
+  weight = init.uniform({o.dim, o.width}, -bound, bound).outer();
   if (o.bias) bias = init.uniform({o.dim}, -bound, bound, false);
 }
 

@@ -32,6 +32,7 @@ const Timeline::Track& View::track(std::string_view slot) const {
   if (found == line_->tracks.end()) throw refuse("view", "slot '{}' is read, needs to be listed by the ingredient's slots()", slot);
   return found->second;
 }
+bool View::has(std::string_view slot) const { return line_->tracks.contains(slot); }
 Tensor View::now(std::string_view slot) const {
   const auto& t = track(slot);
   if (t.head.defined()) return t.head;

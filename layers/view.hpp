@@ -46,7 +46,7 @@ class View {
   int64_t token_of(int64_t i) const { return i / line_->writes; }
   Options options() const { return line_->options; }
 
-  bool has(std::string_view slot) const { return line_->tracks.find(slot) != line_->tracks.end(); }
+  bool has(std::string_view slot) const;
   Tensor now(std::string_view slot) const;                 // this token's value [N, ...]
   Tensor pair(std::string_view slot, int64_t i) const;     // of pair i: its own, or its token's [N, ...]
   Tensor all(std::string_view slot) const;                 // of the visible pairs [N, count, ...]

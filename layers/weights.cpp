@@ -17,6 +17,7 @@ Tensor per_row(const Tensor& x, const Tensor& p) {
 }
 }  // namespace
 
+std::vector<Slot> EvenWeights::slots() const { return {unread("q"), unread("k")}; }
 Weighing EvenWeights::weigh(const View& view) const { return {.relative = ones_of(view)}; }
 
 Tensor log_products(const View& view, std::string_view slot) {

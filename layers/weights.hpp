@@ -7,7 +7,7 @@ namespace ttr {
 // gamma_i = 1.
 struct EvenWeights {
   static constexpr const char* name = "even";
-  std::vector<Slot> slots() const { return {unread("q"), unread("k")}; }
+  std::vector<Slot> slots() const;
   Pack discount(const Pack& theta, const Pack&, const View&, const Shift&) const { return theta; }
   Weighing weigh(const View&) const;
 };
@@ -24,11 +24,11 @@ enum class WriteGate {
   delta
 };   // w_i: 1, the slot write_gate in [0, 1], exp of the unbounded slot log_write_gate (mLSTM), 1 - a_i (HGRN), or the slot delta (Mamba)
 template <> struct NamesOf<Decay> {
-  static constexpr std::pair<Decay, const char*> names[] = {
+  static constexpr Naming<Decay> names[] = {
       {Decay::head, "head"}, {Decay::channel, "channel"}, {Decay::value, "value"}, {Decay::entry, "entry"}, {Decay::product, "product"}};
 };
 template <> struct NamesOf<WriteGate> {
-  static constexpr std::pair<WriteGate, const char*> names[] = {
+  static constexpr Naming<WriteGate> names[] = {
       {WriteGate::none, "none"}, {WriteGate::gate, "gate"}, {WriteGate::log, "log"}, {WriteGate::tied, "tied"}, {WriteGate::delta, "delta"}};
 };
 struct GeometricWeights {
@@ -64,7 +64,7 @@ struct WeightDecay {
 // temperature: logits times a learned slot, one a head (arXiv 2010.04245). forget: times prod a_s (arXiv 2503.02130).
 enum class Kernel { exponential, gaussian };
 template <> struct NamesOf<Kernel> {
-  static constexpr std::pair<Kernel, const char*> names[] = {{Kernel::exponential, "exponential"}, {Kernel::gaussian, "gaussian"}};
+  static constexpr Naming<Kernel> names[] = {{Kernel::exponential, "exponential"}, {Kernel::gaussian, "gaussian"}};
 };
 struct KernelWeights {
   static constexpr const char* name = "kernel";

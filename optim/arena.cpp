@@ -2,6 +2,7 @@
 #include <cstring>
 #include <ttr/core/dispatch.hpp>
 #include <ttr/core/ops.hpp>
+#include <ttr/core/safetensors.hpp>
 #include <ttr/optim/arena.hpp>
 #include <ttr/optim/update_kernel.hpp>
 
@@ -36,7 +37,24 @@ void bump(Tensor& t) {
 
 }  // namespace
 
-Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average) {
+std::string part_name(const std::string& above, const std::string& name) { return above.empty() ? name : above + "." + name; }
+
+std::vector<NamedParameter> collect(const Walk<Parameter>& walk) {
+  std::vector<NamedParameter> found;
+  walk([&](const std::string& name, Parameter& p) {
+    if (!p.defined()) return;
+    for (const NamedParameter& f : found) if (f.parameter.identity() == p.identity()) return;
+    found.push_back({name, p});
+  });
+  return found;
+}
+std::vector<NamedTensor> collect(const Walk<Frozen>& walk) {
+  std::vector<NamedTensor> found;
+  walk([&](const std::string& name, Frozen& x) { if (x.value.defined()) found.push_back({name, x.value}); });
+  return found;
+}
+
+Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average, bool matrices_apart) {
   if (parameters.empty()) throw refuse("arena", "the model has 0 parameters, needs at least one; does its each() name its parts");
   const NamedParameter& lead = parameters[0];
   const Dtype dtype = wide(lead.parameter->dtype());
@@ -56,13 +74,15 @@ Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average)
 
   std::vector<int64_t> first(parameters.size());
   int64_t n = 0;
-  for (const bool decays : {true, false}) {
+  enum Group { matrix, decaying, still };
+  const auto group_of = [&](const Parameter& p) { return matrices_apart && p.is_hidden_matrix() ? matrix : p.decays() ? decaying : still; };
+  for (const Group group : {matrix, decaying, still}) {
     for (size_t i = 0; i < parameters.size(); ++i) {
-      if (parameters[i].parameter.decays() != decays) continue;
+      if (group_of(parameters[i].parameter) != group) continue;
       first[i] = n;
       n += aligned(parameters[i].parameter->count());
     }
-    if (decays) decaying_ = n;
+    (group == matrix ? matrices_ : decaying_) = group == still ? decaying_ : n;
   }
   const Options options{dtype, device};
   master_ = zeros({n}, options);
@@ -79,7 +99,7 @@ Arena::Arena(std::vector<NamedParameter> parameters, int memories, bool average)
   for (size_t i = 0; i < parameters.size(); ++i) {
     Parameter& p = parameters[i].parameter;
     p.rebind(window(p->dtype() == Dtype::bf16 ? rounded_ : master_, first[i], Shape(p->shape())));
-    entries_.push_back({parameters[i].name, *p, p, first[i]});
+    entries_.push_back({parameters[i].name, *p, p, first[i], group_of(p) == matrix});
     variables_.push_back(*p);
   }
 }
@@ -134,24 +154,26 @@ void overwrite(const char* where, const std::string& name, Tensor to, const Tens
 Tensor from_raw(const std::string& name, const RawTensor& raw, Options options) {
   if (raw.shape.size() > size_t(kMaxRank)) throw refuse("checkpoint", "{} has rank {}, needs at most {}", name, raw.shape.size(), kMaxRank);
   const Shape shape{std::span<const int64_t>(raw.shape)};
-  const auto as = [&]<class T>() {
-    std::vector<T> values(size_t(shape.count()));
-    if (!values.empty()) std::memcpy(values.data(), raw.data, values.size() * sizeof(T));
-    return from_vector(values, shape, options);
+  const auto as = [&](Dtype dtype) {
+    const Tensor host = empty(shape, {dtype, cpu_device});
+    if (raw.bytes > 0) std::memcpy(host.address(), raw.data, raw.bytes);
+    return to_device(cast(host, options.dtype), options.device);
   };
-  if (raw.dtype == "F32") return as.template operator()<float>();
-  if (raw.dtype == "F64") return as.template operator()<double>();
-  if (raw.dtype == "BF16") return as.template operator()<bf16>();
-  if (raw.dtype == "I32") return as.template operator()<int32_t>();
+  if (raw.dtype == "F32") return as(Dtype::f32);
+  if (raw.dtype == "F64") return as(Dtype::f64);
+  if (raw.dtype == "BF16") return as(Dtype::bf16);
+  if (raw.dtype == "I32") return as(Dtype::i32);
   throw refuse("checkpoint", "{} is {}, needs F32, F64, BF16 or I32", name, raw.dtype);
 }
 
 const char* raw_name_of(Dtype d) { return d == Dtype::f64 ? "F64" : d == Dtype::bf16 ? "BF16" : d == Dtype::i32 ? "I32" : "F32"; }
 
-void load_values(const std::vector<NamedParameter>& parameters, const std::vector<NamedTensor>& frozen, const SafetensorsFile& file) {
+void load_values(const Walk<Parameter>& learned_parts, const Walk<Frozen>& frozen_parts, const SafetensorsFile& file) {
+  const std::vector<NamedParameter> parameters = collect(learned_parts);
+  const std::vector<NamedTensor> frozen = collect(frozen_parts);
   const auto found_for = [&](const std::string& name, const Tensor& place) {
     if (!file.has(name)) throw refuse("checkpoint", "{} is not in {}, needs all of the model; was it another one", name, file.path());
-    Tensor value = from_raw(name, file.at(name), like(place));
+    Tensor value = from_raw(name, file.read(name), like(place));
     if (value.shape() != place.shape())
       throw refuse("checkpoint", "{} is {} in {}, needs {}; was it another model", name, to_string(value.shape()), file.path(),
                    to_string(place.shape()));

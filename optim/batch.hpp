@@ -4,7 +4,7 @@
 #pragma once
 #include <array>
 #include <string>
-#include <ttr/core/tensor.hpp>
+#include <ttr/optim/parameter.hpp>
 
 namespace ttr {
 
@@ -19,9 +19,9 @@ template <BatchOfTensors B, class F> void each_tensor(B& batch, F&& f, const std
   if constexpr (std::is_same_v<B, Tensor>) {
     f(prefix.empty() ? std::string("batch") : prefix, batch);
   } else if constexpr (IsArray<B>::value) {
-    for (size_t i = 0; i < batch.size(); ++i) each_tensor(batch[i], f, (prefix.empty() ? "" : prefix + ".") + std::to_string(i));
+    for (size_t i = 0; i < batch.size(); ++i) each_tensor(batch[i], f, part_name(prefix, std::to_string(i)));
   } else {
-    batch.each([&](const char* name, auto& part) { each_tensor(part, f, prefix.empty() ? std::string(name) : prefix + "." + name); });
+    batch.each([&](const char* name, auto& part) { each_tensor(part, f, part_name(prefix, name)); });
   }
 }
 

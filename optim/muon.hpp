@@ -8,8 +8,11 @@
 //   lact     five steps, each with its own numbers: within about 2 % of 1                                         (LaCT, arXiv 2505.23884)
 #pragma once
 #include <ttr/core/ops.hpp>
+#include <ttr/optim/rule.hpp>
 
 namespace ttr {
+
+class Arena;
 
 enum class MuonSchedule { keller, lact };
 Tensor orthogonalize(const Tensor& m, MuonSchedule, int64_t steps);   // [..., R, D] -> [..., R, D]
@@ -27,5 +30,9 @@ struct Muon {
     p = p - rate.step_size * orthogonalize(m, schedule, iterations);
   }
 };
+
+// The trainer's Muon: the direction of every matrix that stands apart into the second memory, from the gradient g times `scale` [1] and the momentum m:
+// o = 0.2 sqrt(max(R, D)) NS(g + eta (eta m + g)), Nesterov's. On the device and without a look at its numbers, so a captured step does it too.
+void point_matrices(const Arena&, const MuonAdamW&, const Tensor& scale);
 
 }   // namespace ttr

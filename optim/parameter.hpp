@@ -14,16 +14,18 @@ namespace ttr {
 class Parameter {
  public:
   Parameter() = default;
-  explicit Parameter(Tensor initial, bool decays = true) : cell_(std::make_shared<Cell>(Cell{variable(initial), decays})) {}
+  explicit Parameter(Tensor initial, bool decays = true) : cell_(std::make_shared<Cell>(Cell{variable(initial), decays, false})) {}
   bool defined() const { return cell_ != nullptr; }
   const Tensor& operator*() const { return cell_->value; }        // tracked; in the compute dtype
   const Tensor* operator->() const { return &cell_->value; }
+  bool is_hidden_matrix() const { return cell_->decays && !cell_->outer && cell_->value.rank() == 2; }   // between hidden vectors: what Muon moves
+  Parameter& outer() { cell_->outer = true; return *this; }       // declares a table, a head or a filter: no matrix between hidden vectors
   bool decays() const { return cell_->decays; }                   // weight decay acts on it (matrices; not norms, biases, gates' initial values)
   void rebind(Tensor value) { cell_->value = variable(value); }   // the trainer moves it into an arena
   const void* identity() const { return cell_.get(); }
 
  private:
-  struct Cell { Tensor value; bool decays; };
+  struct Cell { Tensor value; bool decays, outer = false; };
   std::shared_ptr<Cell> cell_;
 };
 
@@ -33,6 +35,8 @@ struct Frozen {
 };
 
 template <class M> concept Module = requires(M& m) { m.each([](const char*, auto&) {}); };
+
+std::string part_name(const std::string& above, const std::string& name);   // "above.name", or the name alone
 
 template <class Leaf> using PartVisitor = std::function<void(const std::string& name, Leaf&)>;
 
@@ -46,11 +50,11 @@ template <class Leaf, class M> void each_part(M& m, const PartVisitor<Leaf>& f, 
     return;
   } else if constexpr (requires { m.begin(); m.end(); m.size(); }) {
     size_t i = 0;
-    for (auto& part : m) each_part<Leaf>(part, f, (prefix.empty() ? "" : prefix + ".") + std::to_string(i++));
+    for (auto& part : m) each_part<Leaf>(part, f, part_name(prefix, std::to_string(i++)));
   } else if constexpr (requires { m.has_value(); *m; }) {
     if (m.has_value()) each_part<Leaf>(*m, f, prefix);
   } else {
-    m.each([&](const char* name, auto& part) { each_part<Leaf>(part, f, prefix.empty() ? std::string(name) : prefix + "." + name); });
+    m.each([&](const char* name, auto& part) { each_part<Leaf>(part, f, part_name(prefix, name)); });
   }
 }
 

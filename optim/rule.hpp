@@ -46,4 +46,25 @@ struct AdamW {
   }
 };
 
+// Muon's step over a matrix (optim/muon.hpp), once its direction o is known: m = eta m + g, p = p - theta (o + decay p). Kernels run it like any rule;
+// what is not of one number, the direction, is made before by optim/muon_adamw.cpp.
+struct MuonStep {
+  static constexpr int memories = 2;   // m, o
+  double momentum = 0.95, decay = 0.1;
+  template <class X, class R> TTR_BOTH void operator()(X& p, const X& g, X& m, X& o, const R& rate) const {
+    m = rate.momentum * m + g;
+    p = p - rate.step_size * (o + rate.decay * p);
+  }
+};
+
+// Muon for the matrices between hidden vectors, AdamW for all else (K. Jordan 2024): embeddings, heads, filters, gains, biases. Each direction is
+// orthogonal times 0.2 sqrt(max(R, D)), about as large as AdamW's (arXiv 2502.16982), so that one rate and one decay serve both.
+struct MuonAdamW {
+  static constexpr const char* name = "muon";
+  static constexpr int memories = 2;
+  double momentum = 0.95;   // Nesterov's
+  AdamW others{};
+  MuonStep matrices() const { return {momentum, others.decay}; }
+};
+
 }  // namespace ttr

@@ -1,8 +1,11 @@
 // One optimizer step on the device: what the host launches, in which order, and what it copies.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <ttr/core/dispatch.hpp>
 #include <ttr/core/ops.hpp>
+#include <ttr/core/safetensors.hpp>
+#include <ttr/optim/muon.hpp>
 #include <ttr/optim/stepper.hpp>
 
 namespace ttr {
@@ -50,9 +53,9 @@ const StepRecord& StepReport::record() const {
   return *read_;
 }
 
-Stepper::Stepper(std::vector<NamedParameter> parameters, std::vector<NamedTensor> frozen, UpdateRule rule, uint64_t seed, double average)
-    : arena_(std::move(parameters), std::visit([](const auto& r) { return r.memories; }, rule), average > 0),
-      frozen_(std::move(frozen)),
+Stepper::Stepper(const Walk<Parameter>& parameters, const Walk<Frozen>& frozen, UpdateRule rule, uint64_t seed, double average)
+    : arena_(collect(parameters), std::visit([](const auto& r) { return r.memories; }, rule), average > 0, std::holds_alternative<MuonAdamW>(rule)),
+      frozen_(collect(frozen)),
       rule_(rule),
       average_(average) {
   if (!(average >= 0 && average < 1)) throw refuse("trainer", "the average's decay is {}, needs one from 0 (none) to less than 1", average);
@@ -103,30 +106,46 @@ void Stepper::backward(const Loss& loss, bool first) {
   grad({loss.total}, {}, arena_.variables(), {.consume = true, .ready = [&](size_t i, const Tensor& d) { arena_.land(i, d, !first); }});
 }
 
+void Stepper::point() {
+  if (const auto* muon = std::get_if<MuonAdamW>(&rule_))
+    point_matrices(arena_, *muon, window(state_, offsetof(StepState, scale) / sizeof(double), {1}));
+}
+
 void Stepper::launch_update() {
   const Profile::Phase phase("update");
   const int64_t n = arena_.count();
   dispatch("trainer", arena_.master(), [&]<class T>(auto place) {
     if constexpr (!std::is_same_v<T, bf16>) {   // masters are f32 or f64
       constexpr bool on_cuda = decltype(place)::cuda;
+      const auto measure = [&](Betas betas) {
+        const T* gradient = in<T>(arena_.gradient());
+        if constexpr (on_cuda)
+          must("trainer", cuda::measure<T>(n, gradient, betas, state_at(state_), records_at(records_), workspace_at(partial_), place.stream));
+        else
+          must("trainer", cpu::measure<T>(n, gradient, betas, state_at(state_), records_at(records_), workspace_at(partial_)));
+      };
+      const auto update = [&](const auto& rule, int64_t begin, int64_t end) {   // elements [begin, end)
+        Update<T> u{.n = end - begin,
+                    .decaying = std::clamp<int64_t>(arena_.decaying() - begin, 0, end - begin),
+                    .master = static_cast<T*>(arena_.master().address()) + begin,
+                    .gradient = in<T>(arena_.gradient()) + begin,
+                    .state = state_at(state_)};
+        for (int i = 0; i < rule.memories; ++i) u.memory[i] = static_cast<T*>(arena_.memories()[size_t(i)].address()) + begin;
+        if (average_ > 0) u.average = static_cast<T*>(arena_.average().address()) + begin, u.average_decay = average_;
+        if (arena_.rounded().defined()) u.rounded = static_cast<bf16*>(arena_.rounded().address()) + begin;
+        if constexpr (on_cuda) must("trainer", cuda::update(rule, u, place.stream));
+        else must("trainer", cpu::update(rule, u));
+      };
       std::visit(
-          [&](const auto& rule) {
-            Update<T> u{.n = n,
-                        .decaying = arena_.decaying(),
-                        .master = static_cast<T*>(arena_.master().address()),
-                        .gradient = in<T>(arena_.gradient()),
-                        .state = state_at(state_)};
-            for (int i = 0; i < rule.memories; ++i) u.memory[i] = static_cast<T*>(arena_.memories()[size_t(i)].address());
-            if (average_ > 0) u.average = static_cast<T*>(arena_.average().address()), u.average_decay = average_;
-            if (arena_.rounded().defined()) u.rounded = static_cast<bf16*>(arena_.rounded().address());
-            if constexpr (on_cuda) {
-              must("trainer", cuda::measure<T>(n, u.gradient, betas_of(rule), state_at(state_), records_at(records_),
-                                               workspace_at(partial_), place.stream));
-              must("trainer", cuda::update(rule, u, place.stream));
+          [&]<class Rule>(const Rule& rule) {
+            if constexpr (std::is_same_v<Rule, MuonAdamW>) {
+              measure(betas_of(rule.others));
+              point();
+              update(rule.matrices(), 0, arena_.matrices());
+              update(rule.others, arena_.matrices(), n);
             } else {
-              must("trainer",
-                   cpu::measure<T>(n, u.gradient, betas_of(rule), state_at(state_), records_at(records_), workspace_at(partial_)));
-              must("trainer", cpu::update(rule, u));
+              measure(betas_of(rule));
+              update(rule, 0, n);
             }
           },
           rule_);
@@ -153,6 +172,7 @@ void Stepper::capture(const std::function<void()>& backwards) {
     pool_ = std::make_unique<PrivatePool>();
     PrivatePool::Use use(*pool_);
     backwards();   // once for real: kernels are loaded and the pool is filled; it writes nothing that the next step does not overwrite
+    point();
     must("capture", cuda::synchronise());
     must("capture", cuda::capture_begin());
     try {
@@ -202,6 +222,8 @@ void Stepper::averaged(const std::function<void()>& f) {
   put(own);
 }
 
+bool Stepper::keeps(size_t memory, size_t entry) const { return memory == 0 || !arena_.entries()[entry].apart; }
+
 const char* Stepper::rule_name() const {
   return std::visit([](const auto& r) { return r.name; }, rule_);
 }
@@ -230,7 +252,8 @@ void Stepper::save(const std::string& path, std::map<std::string, std::string> m
   };
   for (size_t i = 0; i < arena_.entries().size(); ++i)
     for (size_t m = 0; m < flat.size(); ++m)
-      add(m == 0 ? arena_.entries()[i].name : memory_name(m - 1, arena_.entries()[i].name), arena_.part(flat[m], i));
+      if (m == 0 || keeps(m - 1, i))
+        add(m == 0 ? arena_.entries()[i].name : memory_name(m - 1, arena_.entries()[i].name), arena_.part(flat[m], i));
   for (size_t i = 0; average.defined() && i < arena_.entries().size(); ++i)
     add(kAverageName + arena_.entries()[i].name, arena_.part(average, i));
   Tensors fixed;
@@ -241,6 +264,8 @@ void Stepper::save(const std::string& path, std::map<std::string, std::string> m
   write_safetensors(path, entries, metadata);
 }
 
+void Stepper::load(const std::string& path) { load(SafetensorsFile(path)); }
+
 void Stepper::load(const SafetensorsFile& file) {
   const auto rule = file.metadata().find("optimizer");
   const std::string was = rule == file.metadata().end() ? "nothing" : rule->second;
@@ -250,7 +275,7 @@ void Stepper::load(const SafetensorsFile& file) {
   for (size_t i = 0; i < arena_.entries().size(); ++i) {
     places[arena_.entries()[i].name] = arena_.part(arena_.master(), i);
     for (size_t m = 0; m < arena_.memories().size(); ++m)
-      places[memory_name(m, arena_.entries()[i].name)] = arena_.part(arena_.memories()[m], i);
+      if (keeps(m, i)) places[memory_name(m, arena_.entries()[i].name)] = arena_.part(arena_.memories()[m], i);
     if (average_ > 0) places[kAverageName + arena_.entries()[i].name] = arena_.part(arena_.average(), i);
   }
   for (const auto& [name, value] : frozen_) places[name] = value;
@@ -261,16 +286,15 @@ void Stepper::load(const SafetensorsFile& file) {
   std::map<std::string, Tensor> values;
   for (const auto& [name, place] : places) {   // everything is looked at before anything changes
     if (!file.has(name)) throw refuse("load", "{} is not in {}, needs every tensor of the model and its optimizer", name, file.path());
-    const RawTensor& raw = file.at(name);
-    if (raw.dtype != raw_name_of(place.dtype()))
-      throw refuse("load", "{} is {} in {}, needs {}", name, raw.dtype, file.path(), raw_name_of(place.dtype()));
-    const Tensor value = from_raw(name, raw, {place.dtype(), cpu_device});
+    if (const std::string& dtype = file.at(name).dtype; dtype != raw_name_of(place.dtype()))
+      throw refuse("load", "{} is {} in {}, needs {}", name, dtype, file.path(), raw_name_of(place.dtype()));
+    const Tensor value = from_raw(name, file.read(name), {place.dtype(), cpu_device});
     if (value.shape() != place.shape())
       throw refuse("load", "{} is {} in {}, needs {}", name, to_string(value.shape()), file.path(), to_string(place.shape()));
     values[name] = value;
   }
   if (!file.has(kCounters)) throw refuse("load", "{} is not in {}, needs the file of a trainer", kCounters, file.path());
-  const RawTensor& raw = file.at(kCounters);
+  const RawTensor raw = file.read(kCounters);
   int64_t counters[3];
   if (raw.dtype != "I64" || raw.bytes != sizeof counters)
     throw refuse("load", "{} is {} of {} bytes in {}, needs 3 numbers I64", kCounters, raw.dtype, raw.bytes, file.path());

@@ -11,7 +11,7 @@
 
 namespace ttr {
 
-using UpdateRule = std::variant<Sgd, Momentum, AdamW>;
+using UpdateRule = std::variant<Sgd, Momentum, AdamW, MuonAdamW>;
 
 struct StepOptions {
   double rate = 1e-3;   // step size of the rule
@@ -43,7 +43,7 @@ class StepReport {
 
 class Stepper {
  public:
-  Stepper(std::vector<NamedParameter>, std::vector<NamedTensor> frozen, UpdateRule, uint64_t seed, double average = 0);
+  Stepper(const Walk<Parameter>&, const Walk<Frozen>&, UpdateRule, uint64_t seed, double average = 0);
   ~Stepper();
   Stepper(const Stepper&) = delete;
 
@@ -68,9 +68,12 @@ class Stepper {
   // "optimizer.step". load needs exactly these.
   void save(const std::string& path, std::map<std::string, std::string> metadata) const;
   void load(const SafetensorsFile&);
+  void load(const std::string& path);
 
  private:
+  void point();           // what a rule must know of whole matrices before it moves their numbers
   void launch_update();   // the norm, the counters, the rule
+  bool keeps(size_t memory, size_t entry) const;   // from step to step: not the direction of a matrix
   StepReport report();
 
   Arena arena_;

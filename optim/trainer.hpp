@@ -20,13 +20,14 @@ namespace ttr {
 struct StepKey {
   Tensor key;          // f64 [1], on the model's device, whose bits are the number
   uint64_t piece = 0;  // of the step's micro-batches
+  int64_t row = 0;     // rows of the micro-batches before this one: where its first row stands in the whole batch
 };
 
 template <class M, class F> class Trainer {
  public:
   // average: decay of a running average of the parameters; 0: none is kept.
   Trainer(M& model, UpdateRule rule, F loss, uint64_t seed = 0, double average = 0)
-      : model_(model), loss_(std::move(loss)), stepper_(parameters_of(model), frozen_of(model), rule, seed, average) {}
+      : model_(model), loss_(std::move(loss)), stepper_(walk<Parameter>(model), walk<Frozen>(model), rule, seed, average) {}
   Trainer(const Trainer&) = delete;
 
   // One update from one batch. Tensors of a batch with an `each` are moved to the model's device if they are elsewhere.
@@ -40,7 +41,8 @@ template <class M, class F> class Trainer {
   template <class B> StepReport step(std::span<const B> batches, const StepOptions& options = {}) {
     if (batches.empty()) throw refuse("trainer", "there are 0 micro-batches, needs at least one");
     stepper_.begin(options);
-    for (size_t i = 0; i < batches.size(); ++i) stepper_.backward(loss_of(here(batches[i]), i), i == 0);
+    Place place;
+    for (const B& batch : batches) take(here(batch), place);
     return stepper_.finish();
   }
 
@@ -60,7 +62,8 @@ template <class M, class F> class Trainer {
         inputs_.push_back({name, x = place});
       });
     stepper_.capture([&] {
-      for (size_t i = 0; i < fixed.size(); ++i) stepper_.backward(loss_of(fixed[i], i), i == 0);
+      Place place;
+      for (const B& batch : fixed) take(batch, place);
     });
   }
   bool captured() const { return stepper_.captured(); }
@@ -86,13 +89,13 @@ template <class M, class F> class Trainer {
   // Why the loss or the gradient of this batch is not finite, as a clause: "an output of exp is inf; the nearest parameter is head.weight".
   // A step that is not finite leaves the parameters as they were, so it can be asked afterwards.
   template <class B> std::string explain_nonfinite(const B& batch) {
-    return ttr::explain_nonfinite(loss_of(here(batch), 0).total, stepper_.arena());
+    return ttr::explain_nonfinite(loss_of(here(batch), {}).total, stepper_.arena());
   }
 
   // Everything that continues the run: parameters, memories, counters. The next steps are the same bits as without the break.
   void save(const std::string& path, const std::map<std::string, std::string>& metadata = {}) const { stepper_.save(path, metadata); }
   void load(const SafetensorsFile& file) { stepper_.load(file); }
-  void load(const std::string& path) { stepper_.load(SafetensorsFile(path)); }
+  void load(const std::string& path) { stepper_.load(path); }
 
   // f(), while the model's parameters are their averages, where those are kept.
   void averaged(const std::function<void()>& f) { stepper_.averaged(f); }
@@ -102,14 +105,27 @@ template <class M, class F> class Trainer {
   const char* rule_name() const { return stepper_.rule_name(); }
 
  private:
-  template <class B> auto called(const B& batch, size_t piece) {
+  struct Place { uint64_t piece = 0; int64_t row = 0; };   // of a micro-batch in the step
+  template <class B> void take(const B& batch, Place& place) {
+    stepper_.backward(loss_of(batch, place), place.piece == 0);
+    ++place.piece;
+    place.row += rows_of(batch);
+  }
+  // The first axis of the first tensor; a batch that names no tensors counts as more rows than any has, so that each piece draws its own.
+  template <class B> static int64_t rows_of(B batch) {
+    int64_t rows = -1;
+    if constexpr (BatchOfTensors<B>)
+      each_tensor(batch, [&](const std::string&, Tensor& x) { if (rows < 0 && x.defined()) rows = x.rank() > 0 ? x.size(0) : 1; });
+    return rows < 0 ? int64_t(1) << 32 : rows;
+  }
+  template <class B> auto called(const B& batch, Place place) {
     if constexpr (std::is_invocable_v<F&, const M&, const B&, StepKey>)
-      return loss_(std::as_const(model_), batch, StepKey{stepper_.key(), piece});
+      return loss_(std::as_const(model_), batch, StepKey{stepper_.key(), place.piece, place.row});
     else
       return loss_(std::as_const(model_), batch);
   }
-  template <class B> Loss loss_of(const B& batch, size_t piece) {
-    auto value = called(batch, piece);
+  template <class B> Loss loss_of(const B& batch, Place place) {
+    auto value = called(batch, place);
     if constexpr (std::is_same_v<decltype(value), Loss>) return value;
     else return {std::move(value), {}};
   }

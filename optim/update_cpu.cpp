@@ -50,6 +50,13 @@ TTR_SIMD_CLONES void run(const AdamW& r, const Update<double>& u, bool decays, i
   update_range(r, u, decays, begin, end);
 }
 
+TTR_SIMD_CLONES void run(const MuonStep& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) {
+  update_range(r, u, decays, begin, end);
+}
+TTR_SIMD_CLONES void run(const MuonStep& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
+  update_range(r, u, decays, begin, end);
+}
+
 template <class X> TTR_SIMD_INLINE double squares_of(const X* x, int64_t n) {   // x [n]
   double lane[kSimdLanes] = {};
   int64_t i = 0;
@@ -124,5 +131,7 @@ template Status update<Momentum, float>(const Momentum&, const Update<float>&);
 template Status update<Momentum, double>(const Momentum&, const Update<double>&);
 template Status update<AdamW, float>(const AdamW&, const Update<float>&);
 template Status update<AdamW, double>(const AdamW&, const Update<double>&);
+template Status update<MuonStep, float>(const MuonStep&, const Update<float>&);
+template Status update<MuonStep, double>(const MuonStep&, const Update<double>&);
 
 }  // namespace ttr::cpu

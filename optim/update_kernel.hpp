@@ -97,7 +97,7 @@ TTR_BOTH inline void conclude_step(double squares, Betas betas, StepState& s, St
 inline int64_t measure_parts(int64_t n) { return n <= 4096 ? 1 : n >= 4096 * 1024 ? 1024 : (n + 4095) / 4096; }
 inline size_t measure_workspace(int64_t n) { return size_t(measure_parts(n)) * sizeof(double); }
 
-namespace cpu {   // T: float, double; X: float, double; Rule: Sgd, Momentum, AdamW
+namespace cpu {   // T: float, double; X: float, double; Rule: Sgd, Momentum, AdamW, MuonStep
 template <class T> Status land(int64_t n, const T* from, Wide<T>* into, bool add);              // into (+)= from
 Status add_loss(const double* total, const double* count, bool first, StepState*);             // null count: 1
 template <class X> Status measure(int64_t n, const X* gradient, Betas, StepState*, StepRecord*, Workspace);

@@ -104,7 +104,7 @@ TEST_CASE("20 captured steps are the uncaptured ones bit for bit") {
   for (const bool nan_memory : {false, true}) {
     set_fresh_memory_nan(nan_memory);
     for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f64})
-      for (const UpdateRule& rule : {UpdateRule(AdamW{}), UpdateRule(Sgd{}), UpdateRule(Momentum{})}) {
+      for (const UpdateRule& rule : {UpdateRule(AdamW{}), UpdateRule(Sgd{}), UpdateRule(Momentum{}), UpdateRule(MuonAdamW{})}) {
         CAPTURE(name_of(dtype));
         CAPTURE(rule.index());
         const Course plain = course(dtype, rule, mean_loss, 20, one);
@@ -212,7 +212,7 @@ TEST_CASE("a loss that uploads cannot be captured: the replay would read memory 
 
 TEST_CASE("the step on the GPU is the step on the CPU") {
   if (no_gpu()) return;
-  for (const UpdateRule& rule : {UpdateRule(AdamW{}), UpdateRule(Sgd{}), UpdateRule(Momentum{})}) {
+  for (const UpdateRule& rule : {UpdateRule(AdamW{}), UpdateRule(Sgd{}), UpdateRule(Momentum{}), UpdateRule(MuonAdamW{})}) {
     Speller here = speller(Dtype::f64, cpu_device), there = speller(Dtype::f64, cuda_device);
     Trainer cpu_trainer(here, rule, mean_loss);
     Trainer gpu_trainer(there, rule, mean_loss);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <ttr/apps/tokenizer.hpp>
 #include <ttr/core/ops.hpp>
+#include <ttr/core/safetensors.hpp>
 #include <ttr/layers/language_model.hpp>
 #include <ttr/layers/recipes.hpp>
 #include <ttr/optim/arena.hpp>
@@ -125,7 +126,7 @@ TEST_SUITE("evaluating") {
     for (const std::string& name : a.names()) {
       CAPTURE(name);
       REQUIRE(a.at(name).bytes == b.at(name).bytes);
-      CHECK(std::equal(a.at(name).data, a.at(name).data + a.at(name).bytes, b.at(name).data));
+      CHECK(std::memcmp(a.read(name).data, b.read(name).data, a.at(name).bytes) == 0);
     }
   }
 
@@ -254,8 +255,8 @@ TEST_SUITE("evaluating") {
     check_sentence(ttr_run(folder, "plot --by-position " + folder / "softmax_attention"), 1, "needs what `ttr eval --by-position` writes");
     std::ofstream((folder / "softmax_attention") + "/by_position.csv") << "position,targets,nats_per_token,standard_error,bits_per_byte\n1,2,3\n";
     check_sentence(ttr_run(folder, "plot --by-position " + folder / "softmax_attention"), 1, "line 2 of");
-    check_sentence(ttr_run(folder, "plot " + folder / "gated_delta_net" + " --out " + folder / "no/such/folder.svg"), 1, "cannot be written");
-    check_sentence(ttr_run(folder, from + " --data " + folder / "none"), 1, "does not exist");
+    check_sentence(ttr_run(folder, "plot " + folder / "gated_delta_net" + " --out " + folder / "no/such/folder.svg"), 1, "cannot be created");
+    check_sentence(ttr_run(folder, from + " --data " + folder / "none"), 1, "cannot be opened");
     check_sentence(ttr_run(folder, from + " --by-position --out " + folder / "text"), 1, "needs a folder");
     check_sentence(ttr_run(folder, from + " --context -3"), 2, "is -3");
     std::ofstream(folder / "one") << "x";
@@ -265,7 +266,7 @@ TEST_SUITE("evaluating") {
     CHECK(gone.code == 0);
     CHECK(says(gone.out, "no n-grams"));
     CHECK(!says(gone.out, "order 5"));
-    check_sentence(ttr_run(folder, from), 1, "does not exist");
+    check_sentence(ttr_run(folder, from), 1, "cannot be opened");
   }
 
   TEST_CASE("several files are one text; the grammar's entropy is the measure of a run on it; what ran is said") {

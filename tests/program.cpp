@@ -66,7 +66,7 @@ void write(const std::string& path, const std::map<std::string, Tensor>& tensors
 }
 
 Tensor read(const SafetensorsFile& file, const std::string& name) {
-  const RawTensor& raw = file.at(name);
+  const RawTensor raw = file.read(name);
   REQUIRE((raw.dtype == "F64" || raw.dtype == "I32"));
   const Shape shape{std::span<const int64_t>(raw.shape)};
   Tensor x = empty(shape, {raw.dtype == "F64" ? Dtype::f64 : Dtype::i32, cpu_device});

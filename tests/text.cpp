@@ -4,7 +4,9 @@
 #include <fstream>
 #include <set>
 #include <string>
+#include <thread>
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <ttr/apps/grammar.hpp>
 #include <ttr/apps/ngram.hpp>
@@ -40,17 +42,36 @@ TEST_SUITE("text") {
   TEST_CASE("files that cannot be a text are refused by name") {
     const Folder folder;
     const std::string at = folder.path.string();
-    const std::string missing = fmt::format("[data] file {}/none does not exist, needs to be a text file", at);
+    const std::string missing = fmt::format("[data] {}/none cannot be opened (No such file or directory), needs to be there and readable", at);
     CHECK_THROWS_WITH_AS(ttr::load_text({.files = {at + "/none"}}), missing.c_str(), ttr::Error);
-    const std::string directory = fmt::format("[data] file {} is a directory, needs to be a text file", at);
+    const std::string directory = fmt::format("[data] {} is a directory, needs to be a regular file or a pipe", at);
     CHECK_THROWS_WITH_AS(ttr::load_text({.files = {at}}), directory.c_str(), ttr::Error);
     const std::string empty = fmt::format("[data] file {}/empty is 0 bytes, needs some text", at);
     CHECK_THROWS_WITH_AS(ttr::load_text({.files = {folder.file("empty", "")}}), empty.c_str(), ttr::Error);
     CHECK_THROWS_WITH_AS(ttr::load_text({.files = {"/dev/zero"}}),
-                         "[data] file /dev/zero is not a regular file or a pipe, needs to be a text file", ttr::Error);
+                         "[data] /dev/zero is a device, needs to be a regular file or a pipe", ttr::Error);
     const std::string locked = folder.file("locked", "text");
     std::filesystem::permissions(locked, std::filesystem::perms::none);
     if (geteuid() != 0) CHECK_THROWS_AS(ttr::load_text({.files = {locked}}), ttr::Error);   // root may read everything
+  }
+
+  TEST_CASE("a pipe is read to its end, and one that nobody writes to is refused") {
+    const Folder folder;
+    const std::string pipe = folder.path / "pipe";
+    REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+    const std::string alone = fmt::format("[data] {} is a pipe that nobody writes to, needs a writer within 2 s", pipe);
+    CHECK_THROWS_WITH_AS(ttr::load_text({.files = {pipe}}), alone.c_str(), ttr::Error);
+    const std::string bytes(3'000'000, 'b');   // more than a pipe holds
+    std::jthread writer([&] {
+      std::ofstream out(pipe, std::ios::binary);
+      out << 'a' << std::flush;
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));   // with nothing to read meanwhile
+      out << bytes;
+    });
+    CHECK(ttr::load_text({.files = {pipe}}).bytes == 'a' + bytes);
+    std::jthread silent([&] { std::ofstream out(pipe); });
+    const std::string empty = fmt::format("[data] file {} is 0 bytes, needs some text", pipe);
+    CHECK_THROWS_WITH_AS(ttr::load_text({.files = {pipe}}), empty.c_str(), ttr::Error);
   }
 
   TEST_CASE("a Bible loses its references, and a wrong one is not trained on") {
@@ -66,7 +87,7 @@ TEST_SUITE("text") {
     const std::string fake = "awk 'BEGIN { for (i = 1; i <= 31102; ++i) printf \"Ge%d:1 %0140d two  three\\n\", i, i }'";
     const ttr::Text stand_in = ttr::load_text({.bible = fake});
     CHECK(stand_in.bytes.size() == 31102u * 152u);
-    CHECK(stand_in.bytes.substr(0, 152) == std::string(139, '0') + "1 two  three\n");
+    CHECK(stand_in.bytes.substr(0, 152) == fmt::format("{:0140} two  three\n", 1));
     CHECK(stand_in.source == fmt::format("the King James Bible, {} bytes", 31102 * 152));
 
     const ttr::Text shortened = ttr::load_text({.bible = "echo Ge1:1 In the beginning", .grammar_bytes = 5000});

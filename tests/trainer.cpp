@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <doctest/doctest.h>
 #include <ttr/core/ops.hpp>
 #include <ttr/core/parallel.hpp>
+#include <ttr/core/safetensors.hpp>
 #include <ttr/optim/schedule.hpp>
 #include <ttr/optim/trainer.hpp>
 
@@ -171,6 +173,106 @@ TEST_CASE("AdamW with clipping and decay is the loop written by hand") {
     CHECK(worst(values_of(ours), values_of(theirs)) < 1e-12);
     CHECK(trainer.steps() == 20);
   }
+}
+
+// The Newton-Schulz iterations of K. Jordan, in plain loops: x [rows, columns], five times, from x / |x|.
+using Matrix = std::vector<std::vector<double>>;
+Matrix product(const Matrix& a, const Matrix& b) {
+  Matrix c(a.size(), std::vector<double>(b[0].size(), 0.0));
+  for (size_t i = 0; i < a.size(); ++i)
+    for (size_t k = 0; k < b.size(); ++k)
+      for (size_t j = 0; j < b[0].size(); ++j) c[i][j] += a[i][k] * b[k][j];
+  return c;
+}
+Matrix flipped(const Matrix& a) {
+  Matrix t(a[0].size(), std::vector<double>(a.size()));
+  for (size_t i = 0; i < a.size(); ++i)
+    for (size_t j = 0; j < a[0].size(); ++j) t[j][i] = a[i][j];
+  return t;
+}
+Matrix orthogonal(Matrix x) {
+  double squares = 0;
+  for (const auto& row : x)
+    for (const double v : row) squares += v * v;
+  for (auto& row : x)
+    for (double& v : row) v /= std::sqrt(squares) + 1e-7;
+  for (int s = 0; s < 5; ++s) {
+    const Matrix a = product(x, flipped(x)), aa = product(a, a);
+    Matrix b = a;
+    for (size_t i = 0; i < a.size(); ++i)
+      for (size_t j = 0; j < a.size(); ++j) b[i][j] = -4.7750 * a[i][j] + 2.0315 * aa[i][j];
+    const Matrix bx = product(b, x);
+    for (size_t i = 0; i < x.size(); ++i)
+      for (size_t j = 0; j < x[0].size(); ++j) x[i][j] = 3.4445 * x[i][j] + bx[i][j];
+  }
+  return x;
+}
+
+TEST_CASE("Muon moves hidden matrices by Newton-Schulz in loops written by hand, and the rest by AdamW") {
+  for (const double clip : {0.0, 0.05}) {
+    Net ours = net(Dtype::f64), theirs = net(Dtype::f64);
+    ours.above.weight.outer();   // stands for a head
+    const MuonAdamW rule{.momentum = 0.9, .others = {.beta1 = 0.8, .beta2 = 0.97, .eps = 1e-7, .decay = 0.3}};
+    Trainer trainer(ours, rule, mean_loss);
+    CHECK(std::string(trainer.rule_name()) == "muon");
+    CHECK(trainer.arena().matrices() == 64);   // 6 x 10, to the next multiple of 64
+    ByHand hand{0.8, 0.97, 1e-7, 0.3, {}, {}};
+    Matrix m(6, std::vector<double>(10, 0.0));
+    for (int s = 0; s < 20; ++s) {
+      const Batch b = batch(12, uint64_t(s), Dtype::f64);
+      const Tensor loss = mean_loss(theirs, b);
+      const double rate = 0.01 * (1 + s % 3);
+      std::vector<double> p = theirs.below.weight->to_vector<double>();
+      const std::vector<double> g = grad(mean_loss(theirs, b), *theirs.below.weight).to_vector<double>();
+      const double norm = hand.step(theirs, loss, rate, clip), scale = clip > 0 && norm > clip ? clip / norm : 1;
+      Matrix ahead = m;
+      for (size_t i = 0; i < 6; ++i)
+        for (size_t j = 0; j < 10; ++j) {
+          m[i][j] = 0.9 * m[i][j] + scale * g[i * 10 + j];
+          ahead[i][j] = scale * g[i * 10 + j] + 0.9 * m[i][j];
+        }
+      const Matrix o = orthogonal(ahead);
+      for (size_t i = 0; i < 6; ++i)
+        for (size_t j = 0; j < 10; ++j) p[i * 10 + j] -= rate * (0.2 * std::sqrt(10.0) * o[i][j] + 0.3 * p[i * 10 + j]);
+      theirs.below.weight.rebind(from_vector(p, {6, 10}));
+      trainer.step(b, {.rate = rate, .clip = clip});
+    }
+    CHECK(worst(values_of(ours), values_of(theirs)) < 1e-11);
+  }
+}
+
+TEST_CASE("Muon's file continues bit for bit and leaves out what the next step makes anew") {
+  const std::string path = file_at("muon");
+  for (const Dtype dtype : {Dtype::f32, Dtype::f64}) {
+    Net whole = net(dtype), resumed = net(dtype);
+    Trainer unbroken(whole, MuonAdamW{}, summed_loss, 0, 0.9), after(resumed, MuonAdamW{}, summed_loss, 0, 0.9);
+    const auto run = [&](auto& trainer, int from, int to) {
+      for (int s = from; s < to; ++s) {
+        const std::vector<Batch> pieces{batch(8, uint64_t(s), dtype, 3), batch(5, uint64_t(s + 9), dtype)};
+        trainer.step(pieces, {.rate = 0.01, .clip = 0.5});
+      }
+    };
+    run(unbroken, 0, 5);
+    unbroken.save(path);
+    run(unbroken, 5, 10);
+    run(after, 20, 22);
+    after.load(path);
+    run(after, 5, 10);
+    CHECK(values_of(resumed) == values_of(whole));
+    const SafetensorsFile file(path);
+    CHECK(file.has("optimizer.0.below.weight"));
+    CHECK_FALSE(file.has("optimizer.1.below.weight"));
+    CHECK(file.has("optimizer.1.below.bias"));
+    // a step that is not finite leaves all of it as it was
+    Batch bad = batch(8, 1, dtype);
+    bad.input = bad.input * std::numeric_limits<double>::infinity();
+    const std::vector<double> before = values_of(whole);
+    CHECK_FALSE(unbroken.step(bad, {.rate = 0.01}).finite());
+    CHECK(values_of(whole) == before);
+    run(unbroken, 10, 12), run(after, 10, 12);
+    CHECK(values_of(whole) == values_of(resumed));
+  }
+  std::filesystem::remove(path);
 }
 
 TEST_CASE("one update rule, two clocks: with Tensor as inside a layer, and over the arena") {
@@ -431,6 +533,7 @@ TEST_CASE("a quadratic converges under each rule") {
   CHECK(run(Sgd{}, 0.4) < 1e-12);
   CHECK(run(Momentum{.momentum = 0.5}, 0.2) < 1e-12);
   CHECK(run(AdamW{.decay = 0}, 0.1) < 1e-3);
+  CHECK(run(MuonAdamW{.others = {.decay = 0}}, 0.1) < 1e-3);   // of a vector it is AdamW
 }
 
 TEST_CASE("the numbers do not depend on the number of threads") {
@@ -507,6 +610,34 @@ TEST_CASE("a loss that takes a StepKey draws anew each step and each piece, and 
   CHECK(trainer.step(std::vector<Tensor>{x, x}, {.rate = 0}).loss() != first[0]);
   std::filesystem::remove(path);
   CHECK(what_of([&] { dropout(x, 0.5, ones({2}, {Dtype::f64}), 0); }) == "[dropout] key is f64 [2] on cpu, needs f64 [1] on cpu");
+}
+
+TEST_CASE("pieces drop what the whole batch drops") {
+  const Tensor x = normal({7, 5}, 1, 1, 0, 1, {Dtype::f64});
+  const auto loss = [](const Point& m, const Tensor& x, StepKey key) {
+    return Loss{sum(square(dropout(*m.at * x, 0.5, key.key, 3, key.row * x.size(1)))), {}};
+  };
+  const auto course = [&](const std::vector<Tensor>& pieces) {
+    Point point{Parameter(ones({5}, {Dtype::f64}))};
+    Trainer trainer(point, Sgd{}, loss, 5);
+    std::vector<double> norms;
+    for (int s = 0; s < 4; ++s) norms.push_back(trainer.step(pieces, {.rate = 0}).grad_norm() * double(pieces.size()));   // each counts 1
+    return norms;
+  };
+  const std::vector<double> whole = course({x});
+  CHECK(whole[0] != whole[1]);
+  for (const auto& cuts : {std::vector<int64_t>{0, 3, 7}, std::vector<int64_t>{0, 1, 2, 6, 7}}) {
+    std::vector<Tensor> pieces;
+    for (size_t i = 0; i + 1 < cuts.size(); ++i) pieces.push_back(slice(x, 0, cuts[i], cuts[i + 1]));
+    CHECK(worst(course(pieces), whole) < 1e-12);
+  }
+  for (const int64_t first : {int64_t(0), int64_t(1), int64_t(13), int64_t(34)}) {   // any split of the elements, forward and backward
+    const Tensor flat = variable(reshape(x, {35})), part = variable(slice(flat, 0, first, 35));
+    const Tensor all = dropout(flat, 0.4, 9, 2), some = dropout(part, 0.4, 9, 2, first);
+    CHECK(slice(all, 0, first, 35).to_vector<double>() == some.to_vector<double>());
+    CHECK(slice(grad(sum(all), flat), 0, first, 35).to_vector<double>() == grad(sum(some), part).to_vector<double>());
+  }
+  CHECK(what_of([&] { dropout(x, 0.5, 1, 1, -1); }) == "[dropout] first is -1, needs at least 0");
 }
 
 TEST_CASE("refusals say what is wrong") {

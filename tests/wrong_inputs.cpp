@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <algorithm>
@@ -94,6 +95,10 @@ std::string contents(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+void make_special(const std::string& path, mode_t kind) {
+  if (mknod(path.c_str(), kind | 0600, 0) != 0) FAIL("no special file can be made at " << path);
+}
+
 // A safetensors file taken apart, so that it can be put together wrongly.
 struct Parts {
   Json header;
@@ -116,6 +121,8 @@ struct Parts {
 struct World {
   std::string folder, run;
   std::vector<std::string> checkpoints, configs, runs, inputs, positions;   // wrong ones
+  std::vector<std::pair<std::string, std::string>> special_runs;            // a good one but for a file: that, and the folder
+  const Words special{"pipe", "socket", "link_to_pipe", "/dev/zero", "/dev/full", "/dev/tty", "empty_folder"};   // what is no regular file
   World();
   ~World() { fs::remove_all(folder); }
   std::string at(const std::string& name) const { return folder + "/" + name; }
@@ -142,11 +149,24 @@ World::World() {
   put(at("garbage"), std::string("\x00\xff\xfe\x01{[\"\\\n\r\t\x7f", 12) + std::string(300, '\xee'));
   fs::create_directories(at("empty_folder"));
   put(at("full_folder/note"), "mine");
+  make_special(at("pipe"), S_IFIFO);
+  make_special(at("socket"), S_IFSOCK);
+  fs::create_symlink("pipe", at("link_to_pipe"));
   const Ran made = ttr(folder, {"train", "--data", at("text"), "--out", run, "--dim", "4", "--blocks", "1", "--heads", "1", "--steps", "1",
                                 "--batch", "1", "--context", "4", "--tokenizer", "char"});
   INFO(made.err);
   REQUIRE(made.code == 0);
 
+  for (const mode_t kind : {S_IFIFO, S_IFSOCK, S_IFDIR})
+    for (const char* name : {"config.toml", "metrics.jsonl", "last.safetensors", "best.safetensors", "curve.svg", "by_position.csv"}) {
+      special_runs.emplace_back(name, at("special/" + std::to_string(special_runs.size())));
+      fs::create_directory(at("special"));
+      fs::copy(run, special_runs.back().second);
+      const std::string file = special_runs.back().second + "/" + name;
+      fs::remove(file);
+      if (kind == S_IFDIR) fs::create_directory(file);
+      else make_special(file, kind);
+    }
   const std::string good = contents(run + "/last.safetensors");
   const auto checkpoint = [&](const std::string& what, const std::string& bytes) {
     checkpoints.push_back(at("checkpoints/" + what));
@@ -520,6 +540,13 @@ TEST_SUITE("slow_wrong_inputs") {
     for (const std::string& config : w.configs)
       all.push_back({{"train", "--config=" + config, "--data=" + w.at("text"), "--out=new" + std::to_string(all.size())}, kRefused, ""});
     for (const std::string& folder : w.checkpoints) all.push_back({{"train", "--resume=" + folder}, kRefused});
+    for (const auto& [file, folder] : w.special_runs)
+      if (file != "by_position.csv") all.push_back({{"train", "--resume=" + folder}, kRefused, "needs to be a regular file"});
+    for (const std::string& file : w.special) {
+      all.push_back({{"train", "--config=" + file, "--out=new" + std::to_string(all.size())}, kRefused, "needs to be a regular file"});
+      on_text({"--data=" + file}, kRefused, "needs");
+      all.push_back({{"train", "--resume=" + file}, kRefused, "needs"});
+    }
     for (const char* data : {"missing", ".", "/dev/null", "nothing", "one_byte", "empty_folder", "bible ", "grammar:", "grammar:x",
                              "grammar:-1", "grammar:1x", "grammar:99999999999999999999", "/", "~/x"})
       on_text({std::string("--data=") + data}, kRefused, "");
@@ -561,6 +588,9 @@ TEST_SUITE("slow_wrong_inputs") {
                                "full_folder", "qkv", "run/config.toml"})
         all.push_back({{command, std::string("--from=") + from}, kRefused});
       for (const std::string& folder : w.checkpoints) all.push_back({{command, "--from=" + folder}, kRefused});
+      for (const auto& [file, folder] : w.special_runs)
+        if (file == "best.safetensors") all.push_back({{command, "--from=" + folder}, kRefused, "needs to be a regular file"});
+      for (const std::string& file : w.special) all.push_back({{command, "--from=" + file}, kRefused, "needs"});
       all.push_back({{command}, kUsage, "--from"});
       all.push_back({{command, "--from=run", "--dtype=bf16"}, kRefused, "bf16"});
       all.push_back({{command, "--from=run"}, kRefused, "'nowhere' is unknown", {"TTR_ROUTE=nowhere"}});
@@ -574,6 +604,10 @@ TEST_SUITE("slow_wrong_inputs") {
       } else {
         for (const std::string data : {"missing", ".", "/dev/null", "nothing", "one_byte", "garbage", "grammar:x", "grammar:-1", "/"})
           all.push_back({{command, "--from=run", "--by-position", "--out=new_folder", "--data=" + data}, kRefused, "needs"});
+        for (const std::string& data : w.special) all.push_back({{command, "--from=run", "--data=" + data}, kRefused, "needs"});
+        for (const auto& [file, folder] : w.special_runs)
+          if (file == "by_position.csv")
+            all.push_back({{command, "--from=run", "--by-position", "--out=" + folder}, kRefused, "needs to be a regular file"});
         for (const std::string out : {"text", "/dev/null", "/dev/null/x", "text/x"})
           all.push_back({{command, "--from=run", "--by-position", "--out=" + out}, kRefused, "--out"});
         all.push_back({{command, "--from=run", "--data=bible", "text"}, kRefused, "needs to be alone"});
@@ -590,6 +624,11 @@ TEST_SUITE("slow_wrong_inputs") {
     for (const std::string& run : w.runs) all.push_back({{"plot", run, "--out=new.svg"}, kRefused, "needs"});
     for (const std::string& run : w.positions) all.push_back({{"plot", "--by-position", run, "--out=new.svg"}, kRefused, "needs"});
     for (const std::string& run : w.runs) all.push_back({{"plot", "run", run}, kRefused, "needs"});
+    for (const auto& [file, folder] : w.special_runs)
+      for (const std::string wanted : {"metrics.jsonl", "by_position.csv"})
+        if (file == wanted)
+          all.push_back({file == "metrics.jsonl" ? Words{"plot", folder} : Words{"plot", "--by-position", folder}, kRefused, "needs to be a regular file"});
+    for (const std::string& out : w.special) all.push_back({{"plot", "run", "--out=" + out}, kRefused, "needs to be a regular file"});
     for (const char* run : {"", ".", "/", "/dev/null", "text", "empty_folder", "full_folder", "run/metrics.jsonl"})
       all.push_back({{"plot", run}, kRefused, "needs"});
     for (const char* out : {"", ".", "/", "/dev/null/x", "missing/x.svg", "text/x.svg", "full_folder"})
@@ -633,6 +672,10 @@ TEST_SUITE("slow_wrong_inputs") {
       all.push_back({{"apply", "--recipe=linear_attention", "--in=" + folder + "/last.safetensors", "--out=new"}, kRefused});
     for (const char* in : {"missing", "", ".", "/dev/null", "/dev/zero", "text", "nothing", "garbage"})
       all.push_back({{"apply", "--recipe=linear_attention", std::string("--in=") + in, "--out=new"}, kRefused});
+    for (const std::string& file : w.special) {
+      all.push_back({{"apply", "--recipe=linear_attention", "--in=" + file, "--out=new"}, kRefused, "needs to be a regular file"});
+      all.push_back({{"apply", "--recipe=linear_attention", "--in=qkv", "--out=" + file}, kRefused, "needs to be a regular file"});
+    }
     for (const char* out : {"", ".", "/", "/dev/null/x", "missing/x", "text/x", "full_folder"})
       all.push_back({{"apply", "--recipe=linear_attention", "--in=qkv", std::string("--out=") + out}, kRefused});
     const auto with = [&](Words more, std::string says, Words environment = {}) {
