@@ -6,8 +6,8 @@
 //
 // The file puts its code into namespace ttr::TTR_SIMD_SET, there into one without a name: v4 (AVX-512), v3 (AVX2 and FMA), plain (what the build
 // asks for), and includes <ttr/core/simd_vector.hpp> for registers. Headers of others are included before, so that none of their functions is
-// compiled for one set and kept for all. Target clones (simd.hpp) do for loops; code that holds vectors in registers needs this: a vector type wider than the build's
-// own registers is cut into pieces before a function is cloned, which costs a factor of ten on AVX2.
+// compiled for one set and kept for all. Target clones (simd.hpp) do for loops; code that holds vectors in registers needs this: a vector type wider
+// than the build's own registers is cut into pieces before a function is cloned, which costs a factor of ten on AVX2.
 // Internal to the CPU kernels; once in a translation unit.
 #pragma once
 #include <ttr/core/simd.hpp>
