@@ -60,6 +60,13 @@ Tensor per_row(const Tensor& x, const Tensor& p);
 Tensor with_row_norms(const Tensor& p, const Tensor& model);
 }
 
+// What a rule must offer; Descend says in a sentence what is missing.
+template <class R> inline constexpr bool counts_memories = requires { requires R::memories >= 0 && R::memories <= 2; };
+template <class R> concept MovesParameters = requires(const R& rule, Tensor& p, const Tensor& g, Tensor& m, const TokenRate& rate) {
+  requires (R::memories == 0 && requires { rule(p, g, rate); }) || (R::memories == 1 && requires { rule(p, g, m, rate); }) ||
+           (R::memories == 2 && requires { rule(p, g, m, m, rate); });
+};
+
 namespace detail {
 // What Descend does, for any rule: the rule itself is behind `move`, so that a program that brings a rule compiles the rule and not this.
 struct Descent {
@@ -98,6 +105,9 @@ struct Descent {
 // The one first-order optimizer: each pair this token wrote takes one step of the rule.
 //   theta <- rule(discount(theta), strength * gradient(at the point))
 template <class Rule> struct Descend {
+  static_assert(counts_memories<Rule>, "the rule does not say how many memories it has: it needs static constexpr int memories = 0 (or 1, or 2)");
+  static_assert(!counts_memories<Rule> || MovesParameters<Rule>,
+                "the rule cannot be called: it needs operator()(X& p, const X& g, one X& for each of its memories, const R& rate) const");
   static constexpr const char* name = "descend";
   static constexpr Demand demand = Demand::incremental;
   Point at = Point::previous;
