@@ -35,14 +35,15 @@ inline constexpr auto chunk = Point::chunk;
 struct TokenRate {
   using Number = double;
   Tensor step_size;                // 1 where the recipe has none
-  Tensor momentum;                 // defined where the rule's slots list it
+  Tensor momentum;                 // defined where the rule says momentum_by_slot
   double correct1 = 1, correct2 = 1, decay = 0;
   std::function<Tensor(std::string_view)> slot;   // any other slot the rule lists
 };
-// The slots of a rule beside step_size; a rule of yours may list its own with slots().
+// The slots of a rule beside step_size; a rule of yours may list its own with slots(). A member `momentum` is a number as any other, unless the
+// rule says momentum_by_slot: then it is the trainer's, and inside a layer the slot `momentum` stands for it.
 template <class Rule> std::vector<Slot> slots_of(const Rule& rule) {
   if constexpr (requires { rule.slots(); }) return rule.slots();
-  else if constexpr (requires { rule.momentum; }) return {{"momentum", Per::token, {}, unit_interval, 0.9}};
+  else if constexpr (requires { Rule::momentum_by_slot; }) return {{"momentum", Per::token, {}, unit_interval, 0.9}};
   else return {};
 }
 
@@ -139,7 +140,7 @@ template <class Rule> struct Descend {
   }
   static void move(const void* from, Tensor& p, const Tensor& g, Tensor* m, TokenRate& shown, int64_t count) {
     const Rule& rule = *static_cast<const Rule*>(from);
-    if constexpr (requires { rule.momentum; }) shown.momentum = shown.slot("momentum");
+    if constexpr (requires { Rule::momentum_by_slot; }) shown.momentum = shown.slot("momentum");
     if constexpr (requires { rule.beta1, rule.beta2, rule.decay; }) {
       shown.correct1 = 1 - std::pow(rule.beta1, double(count + 1));
       shown.correct2 = 1 - std::pow(rule.beta2, double(count + 1));
