@@ -49,7 +49,8 @@ template <class Rule> std::vector<Slot> slots_of(const Rule& rule) {
 
 template <class R> struct RuleOption {   // prints as the rule's own text
   static constexpr bool always_printed = !std::same_as<R, Sgd>;
-  R rule{};
+  R rule;
+  RuleOption(R r = {}) : rule(std::move(r)) {}   // so that .rule = MyRule{...} is enough
   std::string text() const { return text_of(rule); }
   static RuleOption parse(const std::string& text) { return {from_options<R>("rule", detail::split_call("rule", text).second)}; }
 };
