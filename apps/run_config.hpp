@@ -43,7 +43,7 @@ struct RunConfig {
     const Allowed natural{.least = 0}, amount{.least = 0}, share{.least = 0, .below = 1};
     f(ConfigKey{"recipe", "A published name, or weights / function / optimizer", {}, true}, recipe);
     f(ConfigKey{"ingredients", "What the recipe's name stands for; written by the program", {}, true}, ingredients);
-    f(ConfigKey{"core_only", "The memory without what usually stands around it: no convolution, no norm and no gate of its answer", {}, true}, core_only);
+    f(ConfigKey{"core_only", "The memory without what usually stands around it: no convolution, shift, norm or output gate", {}, true}, core_only);
     f(ConfigKey{"dim", "Width of the model", size, true}, dim);
     f(ConfigKey{"blocks", "Blocks", size, true}, blocks);
     f(ConfigKey{"heads", "Heads of a block", size, true}, heads);

@@ -1,4 +1,4 @@
-// Matrix products through cblas, and the choice of OpenBLAS kernels (see blas.hpp).
+// Matrix products: our own panels where factors are small, else cblas, and the choice of OpenBLAS kernels (see blas.hpp).
 #include <ttr/core/blas.hpp>
 
 #include <algorithm>
@@ -6,10 +6,20 @@
 #include <limits>
 #include <mutex>
 #include <string_view>
+#include <utility>
 #include <cblas.h>
 #include <ttr/core/error.hpp>
 #include <ttr/core/parallel.hpp>
 #include <ttr/core/profile.hpp>
+
+namespace ttr {
+namespace {
+// A packed panel of B, depth x width floats, stays in the nearest cache; a block of A, rows x depth, in the next.
+constexpr int64_t kGemmDepth = 256, kWidestPanel = 32, kGemmRows = 480;
+}
+}  // namespace ttr
+#define TTR_SIMD_EACH <ttr/core/simd_gemm.hpp>
+#include <ttr/core/simd_sets.hpp>
 
 // Inner doors of OpenBLAS, weak so that any other BLAS still links: there they are null and everything below is skipped.
 extern "C" {
@@ -69,6 +79,16 @@ void call(bool ta, bool tb, int m, int n, int k, double alpha, const double* a, 
   cblas_dgemm(CblasRowMajor, op(ta), op(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
+// Our own panels serve where packing A would not pay: few rows where A is read down its columns, else an inner size that is not long.
+bool in_panels(bool transpose_a, int64_t m, int64_t k) { return transpose_a ? m <= kGemmDepth : k <= 3 * kGemmDepth; }
+
+void call_panels(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta,
+                 float* c, int64_t ldc) {
+  static auto* const run = TTR_SIMD_BEST(gemm_f32);
+  alignas(64) float panel[kGemmDepth * kWidestPanel];
+  run(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, panel);
+}
+
 template <class T> void scale(int64_t m, int64_t n, T beta, T* c, int64_t ldc) {   // C[m,n] *= beta, where beta = 0 forgets even a NaN
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = beta == T(0) ? T(0) : beta * c[i * ldc + j];
@@ -124,8 +144,10 @@ void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T
           T beta, T* c, int64_t ldc) {
   if (m == 0 || n == 0) return;
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc);
-  prepare_blas();
   const detail::TimedProduct timed(2 * m * n * k);
+  if constexpr (sizeof(T) == 4)
+    if (in_panels(transpose_a, m, k)) return call_panels(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  prepare_blas();
   call(transpose_a, transpose_b, blas_int("m", m), blas_int("n", n), blas_int("k", k), alpha, a, blas_int("lda", lda), b,
        blas_int("ldb", ldb), beta, c, blas_int("ldc", ldc));
 }

@@ -1,4 +1,4 @@
-// Matrix products on the CPU through OpenBLAS, row-major.
+// Matrix products on the CPU, row-major: f32 with factors of moderate size in panels of our own (simd_gemm.hpp), all else through OpenBLAS.
 // prepare_blas() mends Debian's OpenBLAS 0.3.21, which picks 2004-era SSE3 kernels on newer CPUs (OpenBLAS #4267).
 #pragma once
 #include <cstdint>

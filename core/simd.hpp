@@ -13,6 +13,7 @@
 
 // The clones are chosen by a resolver that runs before a sanitizer is ready; clang spells and treats the attribute differently.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define TTR_SIMD_CLONED 1
 #define TTR_SIMD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define TTR_SIMD_CLONES

@@ -69,7 +69,8 @@ Kept kept_by_block(const Block& block, int64_t tokens) {
   const Route* route = choose(layer.options.recipe, layer.problem(1, tokens, true), layer.options.route).route;
   double per_token = 2 * double(layer.options.dim) * number;   // the stream before and after the mixer
   per_token += kept_per_token(device, [&](int64_t count) { return layer.slots(input_of(layer, count)); });
-  per_token += answer * ((layer.output_norm ? 1 : 0) + (layer.options.around->output_gate ? 3 : 0));
+  per_token += answer * ((layer.output_norm ? 1 : 0) + (layer.group_norm ? 2 : 0) + (layer.options.around->output_gate ? 3 : 0));
+  if (layer.query && layer.skip.defined()) per_token += answer;   // D times the branch
   if (block.mlp_norm) per_token += kept_per_token(device, [&](int64_t count) { return block.feed(input_of(layer, count)); });
   if (std::string_view(route->name) == "fold") {
     Kept kept = kept_by_fold(layer, tokens);

@@ -37,7 +37,7 @@ std::vector<Slot> LinearMap::slots() const {
     list.push_back({"erase_gate", Per::write, {key_size}, unit_interval, 0.5});
     list.push_back({"value_gate", Per::write, {value_size}, unit_interval, 0.5});
   }
-  if (bonus) list.push_back({"bonus", Per::head, {key_size}, any_value, 0.5});
+  if (bonus) list.push_back({"bonus", Per::head, {key_size}, any_value, 0.5, true, true, Start::zigzag});
   if (learned) list.push_back({"initial_memory", Per::head, {value_size, key_size}});
   return list;
 }

@@ -5,6 +5,13 @@
 
 namespace ttr {
 
+// Where in a model a layer stands: some published initial values change from the first block to the last.
+struct Depth {
+  int64_t block = 0, blocks = 1;
+  double risen() const { return blocks > 1 ? double(block) / double(blocks - 1) : 0; }   // 0 in the first block, 1 in the last
+  double left() const { return 1 - double(block) / double(blocks); }                     // 1 in the first, nearly 0 in the last
+};
+
 class Init {
  public:
   explicit Init(uint64_t seed, Options place = {}) : seed_(seed), place_(place) {}

@@ -30,7 +30,8 @@ MemoryOptions completed(MemoryOptions o) {
     if (*size == 0) {
       if (o.dim % o.heads) throw refuse(kWhere, "dim is {}, needs a multiple of heads {}; or give key_dim and value_dim", o.dim, o.heads);
       const int64_t each = o.dim / o.heads, share = o.around->key_share;
-      *size = size == &o.value_dim ? each * o.around->expand : (each + share - 1) / share;
+      const int64_t wide = each * o.around->expand, narrow = o.around->inner > 0 ? wide : each;   // an inner branch has one size
+      *size = size == &o.value_dim ? wide : (narrow + share - 1) / share;
     }
     if (*size < 1) throw refuse(kWhere, "{} is {}, needs at least 1", size == &o.key_dim ? "key_dim" : "value_dim", *size);
   }
@@ -38,6 +39,9 @@ MemoryOptions completed(MemoryOptions o) {
     throw refuse(kWhere, "key_dim is {}, needs an even size to be rotated in pairs; or no rotary", o.key_dim);
   return o;
 }
+
+// How the mixtures of a shifted token begin, for q, k, v and the output gate; gates as k (arXiv 2404.05892).
+constexpr Mixture kMixtures[] = {{.power = 0.5}, {}, {.lift = 0.3}, {.power = 0.5}};
 
 }  // namespace
 
@@ -61,10 +65,21 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
     throw refuse(kWhere, "value_heads is {}, needs heads {} for {}, which is not asked by key", o.value_heads, o.heads, o.recipe.text());
   if (around.output_gate) widths_[3] = o.heads * o.value_dim;
   const int64_t keys = widths_[0] + widths_[1], direct = around.from_value ? 0 : keys;
-  const double deviation = around.ring ? 1 / std::sqrt(2.0 * double(o.dim)) : LinearOptions{}.deviation;   // a complex matrix of unit gain
-  project = Linear({.in = o.dim, .out = direct + widths_[2] + widths_[3], .deviation = deviation}, init);
+  const bool inner = around.inner > 0;
+  if (inner && (around.shift || around.from_value || widths_[0] == 0))
+    throw refuse(kWhere, "inner is {} for {}, with shift={} and from_value={}, needs a recipe that is asked by key and both false: q, k and v have one source",
+                 around.inner, o.recipe.text(), around.shift, around.from_value);
+  const int64_t branch = o.heads * o.value_dim;
+  double deviation = LinearOptions{}.deviation;
+  if (around.ring) deviation = 1 / std::sqrt(2.0 * double(o.dim));   // a complex matrix of unit gain
+  if (inner) deviation = std::sqrt(2.0 / (5.0 * double(o.dim)));     // arXiv 2405.04517
+  project = Linear({.in = o.dim, .out = (inner ? branch : direct + widths_[2]) + widths_[3], .deviation = deviation}, init);
   if (around.conv > 0)
-    conv = ShortConv({.dim = direct + (around.conv_value ? widths_[2] : 0), .width = around.conv, .bias = around.conv_bias}, init);
+    conv = ShortConv({.dim = inner ? branch : direct + (around.conv_value ? widths_[2] : 0), .width = around.conv, .bias = around.conv_bias}, init);
+  if (inner) {
+    const auto part = [&](int i) { return BlockLinear({.in = branch, .out = widths_[i], .size = around.inner, .deviation = deviation}, init); };
+    query = part(0), key = part(1), value = part(2);
+  }
   if (around.from_value && keys > 0) from_value = Linear({.in = widths_[2], .out = keys}, init);
   if (around.key_norm == KeyNorm::rms && widths_[0] > 0) query_norm = RMSNorm(o.key_dim, init), key_norm = RMSNorm(o.key_dim, init);
   for (Slot& s : slots) {
@@ -76,7 +91,7 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
       Init exact(0);   // in f32 until the decay itself is rounded: its learned form is a logarithm
       frozen.emplace_back(s.name, init.frozen_given(HeadSlot(s, o.heads, o.key_dim, o.value_dim, exact)()));
     } else if (s.per == Per::head) {
-      learned.emplace_back(s, o.heads, o.key_dim, o.value_dim, init);
+      learned.emplace_back(s, o.heads, o.key_dim, o.value_dim, init, o.depth);
     } else if (s.per == Per::frozen) {
       Shape shape{o.heads};
       for (const Extent& e : s.shape) shape.push_back(e.at(o.key_dim, o.value_dim));
@@ -84,7 +99,7 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
     } else {
       const bool decay = s.range == log_of_unit;
       gates.emplace_back(s,
-                         GateOptions{.dim = around.from_value ? widths_[2] : o.dim,
+                         GateOptions{.dim = around.from_value ? widths_[2] : inner ? keys + widths_[2] : o.dim,
                                      .heads = o.heads,
                                      .key_dim = o.key_dim,
                                      .value_dim = o.value_dim,
@@ -94,9 +109,20 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
                                      .rank = around.gate_rank < 0 ? (o.dim - around.gate_rank - 1) / -around.gate_rank : around.gate_rank,
                                      .even = decay && around.even_decay,
                                      .constant = around.constant_gates,
-                                     .cap = around.gate_cap},
+                                     .constant_bias = around.constant_write,
+                                     .cap = around.gate_cap,
+                                     .exponential = decay && around.exponential_decay,
+                                     .bias = around.gate_bias,
+                                     .depth = o.depth},
                          init);
     }
+  }
+  if (around.shift) {
+    TokenShiftOptions options{.dim = o.dim, .rank = around.shift_rank, .depth = o.depth};
+    for (int i = around.from_value ? 2 : 0; i < 4; ++i)
+      if (widths_[i] > 0) options.mixtures.push_back(kMixtures[i]);
+    if (!around.from_value) options.mixtures.resize(options.mixtures.size() + gates.size());
+    shift = TokenShift(options, init);
   }
   if (around.scaled_value && std::none_of(gates.begin(), gates.end(), [](const Gate& g) { return g.options.timed; }))
     throw refuse(kWhere, "scaled_value is true and {} has no timed decay to scale v by, needs one; or scaled_value=false", o.recipe.text());
@@ -108,7 +134,10 @@ MemoryLayer::MemoryLayer(MemoryOptions given, Init& init) : options(completed(st
     skip = init.normal({o.dim}, 1, false);
     leaving = 1 / std::sqrt(double(o.heads * o.value_dim) / 2);   // one over the root of the complex state's size
   }
-  if (around.output_norm) output_norm = RMSNorm(around.joint_norm ? o.heads * o.value_dim : o.value_dim, init);
+  const int64_t groups = around.joint_norm ? 1 : o.heads;
+  if (around.output_norm && around.group_norm)
+    group_norm = GroupNorm({.heads = groups, .dim = branch / groups, .bias = around.norm_bias, .eps = around.norm_eps}, init);
+  else if (around.output_norm) output_norm = RMSNorm(branch / groups, init, around.norm_eps);
   output = Linear({.in = o.heads * o.value_dim, .out = o.dim, .deviation = leaving}, init);
 }
 
@@ -129,19 +158,23 @@ Tensor MemoryLayer::normed(const Tensor& x, const std::optional<RMSNorm>& rms) c
   return x;
 }
 
-MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, MemoryState* state) const {
-  const MemoryOptions& o = options;
-  const Surroundings& around = *o.around;
-  if (x.rank() != 3 || x.size(2) != o.dim) throw refuse(kWhere, "x has shape {}, needs [B, T, {}]", to_string(x.shape()), o.dim);
-  const int64_t B = x.size(0), T = x.size(1), n = o.recipe.reading().writes;
-  const int64_t first = state ? state->position : 0;
-
+MemoryLayer::Made MemoryLayer::make(const Tensor& x, const Tensor& segments, MemoryState* state) const {
+  const Surroundings& around = *options.around;
+  if (around.inner > 0) return make_inner(x, segments, state);
   std::vector<int64_t> sizes;
   std::vector<int> present;   // of q, k, v and the output gate
   const int first_part = around.from_value ? 2 : 0;
   for (int i = first_part; i < 4; ++i)
     if (widths_[i] > 0) present.push_back(i), sizes.push_back(widths_[i]);
-  Tensors parts(4), made = ttr::project(x, *project.weight, sizes);
+  Tensors parts(4), made, heard(gates.size(), x);
+  if (shift) {
+    const Tensors mixtures = state ? shift->step(x, state->last) : (*shift)(x, segments);
+    const Tensors weights = split(*project.weight, 0, sizes);
+    for (size_t i = 0; i < present.size(); ++i) made.push_back(matmul(mixtures[i], weights[i], false, true));
+    if (!around.from_value) heard = Tensors(mixtures.begin() + int64_t(present.size()), mixtures.end());
+  } else {
+    made = ttr::project(x, *project.weight, sizes);
+  }
   for (size_t i = 0; i < present.size(); ++i) parts[size_t(present[i])] = std::move(made[i]);
   if (conv) {
     Tensors wet;
@@ -165,9 +198,31 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
       if (widths_[i] > 0) parts[i] = std::move(made[next++]);
   }
 
+  if (around.from_value) heard.assign(gates.size(), parts[2]);
+  return {parts, heard, {}};
+}
+
+MemoryLayer::Made MemoryLayer::make_inner(const Tensor& x, const Tensor& segments, MemoryState* state) const {
+  std::vector<int64_t> sizes{options.heads * options.value_dim};
+  if (widths_[3] > 0) sizes.push_back(widths_[3]);
+  const Tensors made = ttr::project(x, *project.weight, sizes);
+  Tensor branch = made[0];
+  if (conv) branch = state ? conv->step({branch}, state->past)[0] : (*conv)(branch, segments);
+  const Tensors parts{(*query)(branch), (*key)(branch), (*value)(made[0]), made.size() > 1 ? made[1] : Tensor()};
+  return {parts, Tensors(gates.size(), concat({parts[0], parts[1], parts[2]}, 2)), branch};
+}
+
+MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, MemoryState* state) const {
+  const MemoryOptions& o = options;
+  const Surroundings& around = *o.around;
+  if (x.rank() != 3 || x.size(2) != o.dim) throw refuse(kWhere, "x has shape {}, needs [B, T, {}]", to_string(x.shape()), o.dim);
+  const int64_t B = x.size(0), T = x.size(1), n = o.recipe.reading().writes;
+  const int64_t first = state ? state->position : 0;
+  Made made = make(x, segments, state);
+  Tensors& parts = made.parts;
   if (around.silu_query && widths_[0] > 0) parts[0] = silu(parts[0]);
 
-  Asked asked{{}, parts[3], {}};
+  Asked asked{{}, parts[3], {}, made.branch};
   if (widths_[0] > 0) {
     const int64_t queries = around.one_query ? 1 : o.heads;
     Tensor q = normed(reshape(parts[0], {B, T, queries, widths_[0] / queries}), query_norm);
@@ -186,8 +241,9 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
     asked.slots["v"] = asked.slots["v"] * concat({size, size}, 1);
   }
   asked.value = asked.slots["v"];
-  for (const Gate& g : gates) {
-    const Tensor z = g.before_range(around.from_value ? parts[2] : x);
+  for (size_t i = 0; i < gates.size(); ++i) {
+    const Gate& g = gates[i];
+    const Tensor z = g.before_range(made.heard[i]);
     asked.slots[g.slot.name] = bounded(g, g.in_range(z));
     if (around.scaled_value && g.options.timed) asked.slots["v"] = lasting(asked.value, softplus(z));
   }
@@ -225,15 +281,27 @@ Tensor MemoryLayer::run(const Tensor& x, const Tensor& segments, MemoryState* st
     state->memory = std::move(answer.state);
     state->position += x.size(1);
   }
-  const Shape whole{x.size(0), x.size(1), o.heads * o.value_dim}, heads = answer.y.shape();
-  Tensor y = answer.y;
-  if (skip.defined() && !o.around->ring) y = y + over_heads(asked.value, o.heads) * cast(*skip, y.dtype());
-  const bool gate_first = asked.gate.defined() && o.around->gate_before_norm;
-  if (gate_first) y = gated(y, reshape(asked.gate, y.shape()));
-  if (output_norm) y = o.around->joint_norm ? reshape((*output_norm)(reshape(y, whole)), heads) : (*output_norm)(y);
-  if (asked.gate.defined() && !gate_first) y = gated(y, reshape(asked.gate, y.shape()));
-  const Tensor left = output(reshape(y, whole));
-  return o.around->ring ? left + x * cast(*skip, x.dtype()) : left;
+  const Tensor y = output(left(asked, answer.y));
+  return o.around->ring ? y + x * cast(*skip, x.dtype()) : y;
+}
+
+// What leaves the memory for W_out, of its answer y [B, T, H, V]: [B, T, H V]
+Tensor MemoryLayer::left(const Asked& asked, const Tensor& answer) const {
+  const Surroundings& around = *options.around;
+  const Shape heads = answer.shape(), whole{heads[0], heads[1], heads[2] * heads[3]}, groups{heads[0], heads[1], 1, whole[2]};
+  const auto closed = [&](const Tensor& y) {
+    const Tensor gate = reshape(asked.gate, heads);
+    return around.sigmoid_gate ? y * sigmoid(gate) : gated(y, gate);
+  };
+  Tensor y = answer;
+  if (skip.defined() && !around.ring && !asked.branch.defined()) y = y + over_heads(asked.value, options.heads) * cast(*skip, y.dtype());
+  const bool gate_first = asked.gate.defined() && around.gate_before_norm;
+  if (gate_first) y = closed(y);
+  if (output_norm) y = around.joint_norm ? reshape((*output_norm)(reshape(y, whole)), heads) : (*output_norm)(y);
+  if (group_norm) y = around.joint_norm ? reshape((*group_norm)(reshape(y, groups)), heads) : (*group_norm)(y);
+  if (skip.defined() && asked.branch.defined()) y = y + reshape(asked.branch, heads) * *skip;
+  if (asked.gate.defined() && !gate_first) y = closed(y);
+  return reshape(y, whole);
 }
 
 Problem MemoryLayer::problem(int64_t batch, int64_t tokens, bool training) const {

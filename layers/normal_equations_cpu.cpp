@@ -385,7 +385,9 @@ namespace cpu {
 using namespace least_squares;
 
 template <class T> size_t normal_equations_workspace(const NormalForward<T>& a) { return slabs_bytes<T>(a.size.batch * a.size.heads, slab_of(a, false)); }
-template <class T> size_t normal_equations_workspace(const NormalBackward<T>& a) { return slabs_bytes<T>(a.size.batch * head_groups(a.size), slab_of(a, true)); }
+template <class T> size_t normal_equations_workspace(const NormalBackward<T>& a) {
+  return slabs_bytes<T>(a.size.batch * head_groups(a.size), slab_of(a, true));
+}
 
 template <class T> Status normal_equations_forward(const NormalForward<T>& a, Workspace work) {
   const NormalSizes& n = a.size;

@@ -45,8 +45,9 @@ inline constexpr Range log_of_unit{-std::numeric_limits<double>::infinity(), 0};
 //   angle   of phase: uniform in (0, 2 pi), learned as its logarithm (LRU)
 //   time    of a positive value a token: bias so that softplus draws exp(U(log 0.001, log 0.1)) (Mamba's delta)
 //   octaves of log_decay: log(1 - 2^(-5-h)) for head h, learned as log(-log_decay) (RetNet, arXiv 2307.08621)
+//   zigzag  of bonus: 0, 0.1, -0.1 in turn over all channels, and from a slope that grows with the block down to 0 (RWKV-6, arXiv 2404.05892)
 //   root    K^(1/4), so that a Gaussian kernel of that width has h^2 = sqrt(K), the scale of softmax attention
-enum class Start { near, ramp, ring, angle, time, octaves, root };
+enum class Start { near, ramp, ring, angle, time, octaves, zigzag, root };
 
 struct Slot {
   std::string name;

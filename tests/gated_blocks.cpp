@@ -119,7 +119,8 @@ TEST_SUITE("gated_blocks") {
     CHECK(p.at("output_norm.weight").shape() == Shape{D});
     const Tensor x = random_tensor({1, T, D}, 12), mixed = by(x, p.at("project.weight"));
     CHECK(mixed.size(1) == 2 * D);   // q and v
-    const Tensor f = sigmoid(by(x, p.at("log_decay.weight")) + p.at("log_decay.bias")), q = silu(slice(mixed, 1, 0, D)) / std::sqrt(3.0);
+    CHECK(p.count("log_decay.bias") == 0);   // W_f x alone
+    const Tensor f = sigmoid(by(x, p.at("log_decay.weight"))), q = silu(slice(mixed, 1, 0, D)) / std::sqrt(3.0);
     const Tensor y = remembered(headed(q), 1.0 - headed(f), headed(slice(mixed, 1, D, 2 * D)), headed(f));
     const Tensor want = matmul(rms(reshape(y, {T, D})) * p.at("output_norm.weight"), p.at("output.weight"), false, true);
     CHECK(worst(layer(x), reshape(want, {1, T, D})) < 1e-12);
@@ -213,7 +214,9 @@ TEST_SUITE("gated_blocks") {
     CHECK(most(abs(first.at("log_decay.weight"))) == 0);
     CHECK(most(abs(first.at("log_write_gate.weight"))) == 0);
 
-    MemoryLayer layer({.dim = 8, .heads = heads, .recipe = recipes::mlstm}, init);
+    Surroundings gates = core_of(usual_surroundings(recipes::mlstm));   // the gates from the token
+    gates.gate_cap = 15;
+    MemoryLayer layer({.dim = 8, .heads = heads, .recipe = recipes::mlstm, .around = gates}, init);
     const auto p = stirred(layer, 2);
     const Tensor x = random_tensor({1, T, 8}, 14) * 8.0;
     const auto capped = [&](const std::string& gate) { return 15.0 * tanh((by(x, p.at(gate + ".weight")) + p.at(gate + ".bias")) / 15.0); };
@@ -221,7 +224,7 @@ TEST_SUITE("gated_blocks") {
     CHECK(most(abs(by(x, p.at("log_decay.weight")))) > 15);   // or the cap would not show
     CHECK(worst(reshape(slots.at("log_decay"), {T, heads}), logsigmoid(capped("log_decay"))) < 1e-12);
     CHECK(worst(reshape(slots.at("log_write_gate"), {T, heads}), capped("log_write_gate")) < 1e-12);
-    MemoryLayer mild({.dim = 8, .heads = heads, .recipe = recipes::mlstm}, init);
+    MemoryLayer mild({.dim = 8, .heads = heads, .recipe = recipes::mlstm, .around = gates}, init);
     stirred(mild);
     check_steps(mild, x);
   }

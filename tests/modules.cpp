@@ -261,7 +261,8 @@ TEST_SUITE("modules") {
 
   TEST_CASE("derivatives of all parameters through a language model") {
     for (const std::string recipe :
-         {"softmax_attention", "gated_delta_net", "mamba", "longhorn_diagonal", "hgrn", "lru", "retnet", "gla", "hgrn2", "mamba2", "mlstm", "nadaraya_watson",
+         {"softmax_attention", "gated_delta_net", "mamba", "longhorn_diagonal", "hgrn", "lru", "retnet", "gla", "hgrn2", "mamba2", "mlstm", "mlstm_sigmoid",
+          "rwkv6", "nadaraya_watson", "forgetting_attention",
           "geometric / mlp[hidden=4] / descend[rule=momentum,at=chunk,chunk=2]"}) {
       CAPTURE(recipe);
       LanguageModelOptions options = tiny(recipe);
@@ -312,6 +313,11 @@ TEST_SUITE("modules") {
                                            {"hgrn2", 0, 0, {}, true, 0},
                                            {"mamba2", 0, 0, {}, true, 0},
                                            {"mlstm", 0, 0, {}, true, 0},
+                                           {"mlstm", 1, 1, {}, true, 0},
+                                           {"rwkv6", 0, 0, {}, true, 0},
+                                           {"rwkv6", 1, 2, {}, true, 0},
+                                           {"mlstm_sigmoid", 2, 1, {}, true, 0},
+                                           {"forgetting_attention", 0, 0, {}, true, 0},
                                            {"longhorn", 0, 0, {}, true, 0},
                                            {"l2_sgd", 0, 0, {}, true, 0},
                                            {"mesa", 0, 0, convolved, false, 0},
@@ -335,7 +341,7 @@ TEST_SUITE("modules") {
   }
 
   TEST_CASE("packed documents equal separate runs") {
-    for (const std::string recipe : {"softmax_attention", "gated_delta_net", "mesa"})
+    for (const std::string recipe : {"softmax_attention", "gated_delta_net", "mesa", "rwkv6", "mlstm", "forgetting_attention"})
       for (const int64_t positions : {0, 10}) {
         CAPTURE(recipe);
         LanguageModelOptions options = tiny(recipe);

@@ -3,7 +3,8 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 # Headers with device borders or dispatch in them are the library's own business; the others are installed as <ttr/room/name.hpp>.
-set(ttr_internal_headers core/blas.hpp core/device_kernel.hpp core/dispatch.hpp core/simd.hpp core/task_slabs.hpp layers/match.hpp)
+set(ttr_internal_headers core/blas.hpp core/device_kernel.hpp core/dispatch.hpp core/simd.hpp core/simd_gemm.hpp core/simd_product.hpp core/simd_sets.hpp
+                         core/simd_vector.hpp core/task_slabs.hpp layers/match.hpp)
 file(GLOB ttr_headers CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} core/*.hpp layers/*.hpp optim/*.hpp)
 list(REMOVE_ITEM ttr_headers ${ttr_internal_headers})
 list(FILTER ttr_headers EXCLUDE REGEX "^layers/.*_kernel\\.hpp$")

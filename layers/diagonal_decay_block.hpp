@@ -1,0 +1,475 @@
+// Blocks of 16 tokens of diagonal_decay_cpu.cpp, which tells the algebra; compiled once for each instruction set (core/simd_sets.hpp).
+#include <ttr/core/simd_product.hpp>
+
+namespace ttr::TTR_SIMD_SET {
+namespace {
+
+// -- transposes ------------------------------------------------------------------------------------------------------------------------------
+template <class T> TTR_SIMD_INLINE void to_columns(Strided<T> from, int64_t width, T* to) {   // [16, width] -> [width, 16]
+  for (int64_t j = 0; j < width; j += C) transpose_square<C>(from.at + j, from.stride, to + j * C, C);
+}
+template <class T> TTR_SIMD_INLINE void to_rows(const T* from, int64_t width, T* to, int64_t to_row) {   // [width, 16] -> [16, width]
+  for (int64_t j = 0; j < width; j += C) transpose_square<C>(from + j * C, C, to + j, to_row);
+}
+
+// sums[r] <- a_r . b_r of 16 rows [16, width]
+template <class T> TTR_SIMD_INLINE void dots(Strided<T> a, const T* b, int64_t width, T* sums) {
+  constexpr int64_t L = Register<T>::lanes;
+  Vec<T> x[C];
+  for (int64_t r = 0; r < C; ++r) {
+    x[r] = Vec<T>{};
+    for (int64_t j = 0; j < width; j += L) x[r] += vec(a.at + r * a.stride + j) * vec(b + r * width + j);
+  }
+  sum_lanes<C, T>(x, sums);
+}
+
+template <class T> TTR_SIMD_INLINE T* row(const Rows<T>& x, const DecaySizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
+  return x.at + (b * n.tokens + t) * x.token_stride + head * dim;
+}
+
+template <class T> TTR_SIMD_INLINE void pad_row(T* to, int64_t from, int64_t width) {
+  for (int64_t i = from; i < width; ++i) to[i] = 0;
+}
+template <class T> TTR_SIMD_INLINE void write_row(T* __restrict to, const T* __restrict from, int64_t n, bool first) {
+  constexpr int64_t L = Register<T>::lanes;
+  int64_t j = 0;
+  for (; j + L <= n; j += L) vec(to + j) = first ? vec(from + j) : vec(to + j) + vec(from + j);
+  for (; j < n; ++j) to[j] = first ? from[j] : to[j] + from[j];
+}
+// to [n] <- by from (+ to)
+template <class T> TTR_SIMD_INLINE void write_times(T* __restrict to, const T* __restrict from, T by, int64_t n, bool first) {
+  constexpr int64_t L = Register<T>::lanes;
+  int64_t j = 0;
+  for (; j + L <= n; j += L) vec(to + j) = first ? by * vec(from + j) : vec(to + j) + by * vec(from + j);
+  for (; j < n; ++j) to[j] = first ? by * from[j] : to[j] + by * from[j];
+}
+
+// Rows of c tokens as [16, width]: in place where that is what they are, else a copy with zeros around them.
+template <class T>
+TTR_SIMD_INLINE Strided<T> rows_of(T* copy, const Rows<const T>& x, const DecaySizes& n, int64_t b, int64_t t0, int64_t c, int64_t head, int64_t dim,
+                                   int64_t width) {
+  if (c == C && dim == width) return {row(x, n, b, t0, head, dim), x.token_stride};
+  for (int64_t r = 0; r < c; ++r) {
+    write_row(copy + r * width, row(x, n, b, t0 + r, head, dim), dim, true);
+    pad_row(copy + r * width, dim, width);
+  }
+  pad_row(copy, c * width, C * width);
+  return {copy, width};
+}
+
+template <class T, class Arguments>
+TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c) {
+  constexpr int64_t L = Register<T>::lanes;
+  const DecaySizes& n = p.size;
+  const DecayGates<T>& g = p.gates;
+  const int64_t K = n.key_dim, V = n.value_dim, H = n.heads, Kp = padded(K);
+  const Strided<T> raw_q = rows_of(x.copy_q, p.q, n, b, t0, c, h, K, Kp);
+  x.raw_k = rows_of(x.copy_k, p.k, n, b, t0, c, h / (H / n.key_heads), K, Kp);
+  x.v = rows_of(x.copy_v, p.v, n, b, t0, c, h / (H / n.value_heads), V, padded(V));
+  x.total[0] = 1;
+  if (g.per_channel)
+    for (int64_t j = 0; j < Kp; j += L) vec(x.since + j) = Vec<T>{} + T(1);
+  for (int64_t r = 0; r < C; ++r) {
+    const int64_t token = b * n.tokens + t0 + r, gate = token * H + h;
+    const bool inside = r < c, starts = inside && g.segments && t0 + r > 0 && g.segments[token] != g.segments[token - 1];
+    x.hidden[r] = starts && g.strict;
+    x.w[r] = inside && g.write ? g.write[gate] : T(1);
+    const T w = x.w[r], scale = x.hidden[r] ? T(0) : g.scale;
+    const T* const from_q = raw_q.at + r * raw_q.stride;
+    const T* const from_k = x.raw_k.at + r * x.raw_k.stride;
+    T* const q = x.q + r * Kp;
+    T* const k = x.k + r * Kp;
+    T* const query = x.query + r * Kp;
+    if (g.per_channel) {
+      T* const a = x.a + r * Kp;
+      if (inside && g.log_decay && !starts) {
+        const T* __restrict from = g.log_decay + gate * K;
+        for (int64_t j = 0; j < K; ++j) a[j] = fast_exp(from[j]);
+        for (int64_t j = K; j < Kp; ++j) a[j] = 1;
+      } else {
+        for (int64_t j = 0; j < Kp; j += L) vec(a + j) = Vec<T>{} + (starts ? T(0) : T(1));
+      }
+      const T* const last = x.since + r * Kp;
+      T* const since = x.since + (r + 1) * Kp;
+      for (int64_t j = 0; j < Kp; j += L) {
+        const Vec<T> before = vec(last + j), now = before * vec(a + j), scaled = scale * vec(from_q + j);
+        vec(since + j) = now;
+        vec(q + j) = scaled;
+        vec(query + j) = scaled * (g.strict ? before : now);
+        vec(k + j) = w * vec(from_k + j);
+      }
+    } else {
+      x.decay[r] = starts ? T(0) : inside && g.log_decay ? fast_exp(g.log_decay[gate]) : T(1);
+      x.total[r + 1] = x.decay[r] * x.total[r];
+      const T seen = x.seen[r] = x.total[g.strict ? r : r + 1];
+      for (int64_t j = 0; j < Kp; j += L) {
+        const Vec<T> scaled = scale * vec(from_q + j);
+        vec(q + j) = scaled;
+        vec(query + j) = scaled * seen;
+        vec(k + j) = w * vec(from_k + j);
+      }
+    }
+  }
+  if (!g.per_channel)
+    for (int64_t j = 0; j < Kp; j += L) vec(x.since + c * Kp + j) = Vec<T>{} + x.total[c];
+}
+
+// Kend_s = k'_s a_{s+1} ... a_{c-1}
+template <class T> TTR_SIMD_INLINE void fade_keys(Block<T>& x, int64_t Kp, int64_t c, bool per_channel) {
+  constexpr int64_t L = Register<T>::lanes;
+  if (per_channel) {
+    for (int64_t j = 0; j < Kp; j += L) {
+      Vec<T> left = Vec<T>{} + T(1);
+      for (int64_t s = c - 1; s >= 0; --s) {
+        vec(x.end + s * Kp + j) = vec(x.k + s * Kp + j) * left;
+        left *= vec(x.a + s * Kp + j);
+      }
+    }
+  } else {
+    T left = 1;
+    for (int64_t s = c - 1; s >= 0; --s) {
+      for (int64_t j = 0; j < Kp; j += L) vec(x.end + s * Kp + j) = vec(x.k + s * Kp + j) * left;
+      left *= x.decay[s];
+    }
+  }
+  pad_row(x.end, c * Kp, C * Kp);
+}
+
+// One decay a head: the table F.
+template <class T> TTR_SIMD_INLINE void fill_table(Block<T>& x) {
+  for (int64_t s = 0; s < C; ++s) x.table[s] = 0;
+  for (int64_t r = 0; r < C; ++r) {
+    const T* __restrict last = x.table + r * C;
+    T* __restrict next = x.table + (r + 1) * C;
+    for (int64_t s = 0; s < C; ++s) next[s] = x.decay[r] * last[s];
+    next[r] = 1;
+  }
+}
+
+// One decay a channel, N registers of channels at a time: token s is carried along r. sums[r] += q_r k_s F_rs before its lanes are added.
+template <int N, class T>
+TTR_SIMD_INLINE void carry_key(Block<T>& x, int64_t j, int64_t s, int64_t Kp, int64_t c, bool strict, T* carried, Vec<T>* sums) {
+  constexpr int64_t L = Register<T>::lanes;
+  Vec<T> k[N];
+  for (int i = 0; i < N; ++i) k[i] = vec(x.k + s * Kp + j + i * L);
+  const auto read = [&](int64_t r) {
+    for (int i = 0; i < N; ++i) sums[r] += vec(x.q + r * Kp + j + i * L) * k[i];
+  };
+  const auto keep = [&](int64_t r) {
+    if (carried)
+      for (int i = 0; i < N; ++i) vec(carried + (r * C + s) * Kp + j + i * L) = k[i];
+  };
+  if (!strict) read(s);
+  keep(s);
+  for (int64_t r = s + 1; r < c; ++r) {
+    if (strict) read(r);
+    for (int i = 0; i < N; ++i) k[i] *= vec(x.a + r * Kp + j + i * L);
+    if (!strict) read(r);
+    keep(r);
+  }
+  for (int i = 0; i < N; ++i) vec(x.end + s * Kp + j + i * L) = k[i];
+}
+
+// A_rr += scale (u * k_r) . q_r
+template <class T, class Arguments> TTR_SIMD_INLINE void add_bonus(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c) {
+  constexpr int64_t L = Register<T>::lanes;
+  const int64_t K = p.size.key_dim;
+  const T* const u = p.gates.bonus + h * K;
+  Vec<T> parts[C] = {};
+  T sums[C];
+  for (int64_t r = 0; r < c; ++r) {
+    const T* const q = row(p.q, p.size, b, t0 + r, h, K);
+    const T* const k = x.raw_k.at + r * x.raw_k.stride;
+    int64_t j = 0;
+    for (; j + L <= K; j += L) parts[r] += vec(q + j) * vec(u + j) * vec(k + j);
+    for (; j < K; ++j) parts[r][0] += q[j] * u[j] * k[j];
+  }
+  sum_lanes<C, T>(parts, sums);
+  for (int64_t r = 0; r < c; ++r) x.pair[r * C + r] += p.gates.scale * sums[r];
+}
+
+// A transposed into x.pair, Kend into x.end; carried, if given, as in BackwardSlab.
+template <class T, class Arguments>
+TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c, T* carried) {
+  constexpr int64_t L = Register<T>::lanes;
+  const DecayGates<T>& g = p.gates;
+  const int64_t Kp = padded(p.size.key_dim);
+  if (g.per_channel) {
+    for (int64_t s = 0; s < c; ++s) {
+      Vec<T> sums[C] = {};
+      int64_t j = 0;
+      for (; j + 4 * L <= Kp; j += 4 * L) carry_key<4>(x, j, s, Kp, c, g.strict, carried, sums);
+      for (; j < Kp; j += L) carry_key<1>(x, j, s, Kp, c, g.strict, carried, sums);
+      sum_lanes<C, T>(sums, x.pair + s * C);
+    }
+    pad_row(x.end, c * Kp, C * Kp);
+    pad_row(x.pair, c * C, C * C);
+  } else {
+    fill_table(x);
+    to_columns(Strided<T>{x.q, Kp}, Kp, x.columns);
+    set_product(C, C, Kp, Operand<T>{x.k, Kp, 1}, x.columns, C, x.gram, C);
+    transpose_square<C>(x.table + (g.strict ? 0 : C), C, x.pair, C);
+    for (int64_t i = 0; i < C * C; ++i) x.pair[i] *= x.gram[i];
+    fade_keys(x, Kp, c, false);
+  }
+  if (g.bonus) add_bonus(x, p, b, h, t0, c);
+}
+
+template <class T> TTR_SIMD_INLINE void load_matrix(T* to, int64_t to_row, const T* from, int64_t from_row, int64_t rows, int64_t width) {
+  for (int64_t i = 0; i < rows; ++i) {
+    if (from) write_row(to + i * to_row, from + i * from_row, width, true);
+    pad_row(to + i * to_row, from ? width : 0, to_row);
+  }
+}
+template <class T> TTR_SIMD_INLINE void store_matrix(T* to, int64_t to_row, const T* from, int64_t from_row, int64_t rows, int64_t width) {
+  for (int64_t i = 0; i < rows; ++i) write_row(to + i * to_row, from + i * from_row, width, true);
+}
+
+// Heads [first, first + count) of sequence b, block by block: neighbours in a token's row are read while it is near.
+template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, T* slab, int64_t b, int64_t first, int64_t count) {
+  const DecaySizes& n = p.size;
+  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), Vp = padded(V), head = b * n.heads + first;
+  ForwardSlab<T> m(slab, n, count);
+  Block<T>& x = m.x;
+
+  for (int64_t i = 0; i < count; ++i) load_matrix(m.memory + i * V * Kp, Kp, p.memory_in ? p.memory_in + (head + i) * V * K : nullptr, K, V, K);
+  for (int64_t t0 = 0; t0 < n.tokens; t0 += C)
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t c = std::min(C, n.tokens - t0), h = first + i;
+      T* const memory = m.memory + i * V * Kp;
+      if (p.saved && t0 % kDecayChunk == 0) store_matrix(p.saved + ((head + i) * n.chunks() + t0 / kDecayChunk) * V * K, K, memory, Kp, V, K);
+      load_block(x, p, b, h, t0, c);
+      make_pairs(x, p, b, h, t0, c, static_cast<T*>(nullptr));
+      to_columns(Strided<T>{x.query, Kp}, Kp, x.columns);
+      set_product(V, C, Kp, Operand<T>{memory, Kp, 1}, x.columns, C, m.yt, C);   // Y^T = M0 (Q since)^T
+      add_product(V, C, c, Operand<T>{x.v.at, 1, x.v.stride}, x.pair, C, m.yt, C);          //     + V^T A^T
+      T* const y = row(p.y, n, b, t0, h, V);
+      if (c == C && V == Vp) {
+        to_rows(m.yt, Vp, y, p.y.token_stride);
+      } else {
+        to_rows(m.yt, Vp, m.y, Vp);
+        store_matrix(y, p.y.token_stride, m.y, Vp, c, V);
+      }
+      if (t0 + c == n.tokens && !p.memory_out) continue;
+      add_product(V, Kp, c, Operand<T>{x.v.at, 1, x.v.stride}, x.end, Kp, memory, Kp, x.since + c * Kp);   // M_C = M0 diag(since) + V^T Kend
+    }
+  for (int64_t i = 0; i < count && p.memory_out; ++i) store_matrix(p.memory_out + (head + i) * V * K, K, m.memory + i * V * Kp, Kp, V, K);
+}
+
+// One decay a channel, N registers of them: the recurrences k'_s <- a_r k'_s and since <- a_r since, differentiated from the last token.
+// dq [16, Kp] holds the adjoint of query and becomes that of q; dk holds that of Kend and becomes that of k'.
+template <int N, class T> TTR_SIMD_INLINE void sweep_channels(const Block<T>& x, const BackwardSlab<T>& m, int64_t j, int64_t Kp, int64_t c, bool strict) {
+  constexpr int64_t L = Register<T>::lanes;
+  Vec<T> ds[N];
+  for (int i = 0; i < N; ++i) ds[i] = vec(m.d_since + j + i * L);
+  for (int64_t r = c - 1; r >= 0; --r) {
+    const T* const pairs = m.d_pair + r * C;
+    const int64_t at = r * Kp + j;
+    Vec<T> q[N], a[N], dq[N], da[N];
+    for (int i = 0; i < N; ++i) q[i] = vec(x.q + at + i * L), a[i] = vec(x.a + at + i * L), dq[i] = da[i] = Vec<T>{};
+    const T* const carried = m.carried + (r - 1) * C * Kp + j;   // k' as it entered token r
+    for (int64_t s = 0; s < r; ++s) {
+      const T d = pairs[s];
+      for (int i = 0; i < N; ++i) {
+        const Vec<T> k = vec(carried + s * Kp + i * L);
+        Vec<T>& dk = vec(m.dk + s * Kp + j + i * L);
+        const Vec<T> dk_read = dk + d * q[i];                      // A_rs = sum_j q_rj k'_sj F_rsj
+        dq[i] += d * k;                                            // A_rs = sum_j q_rj k'_sj F_rsj
+        da[i] += (strict ? dk : dk_read) * k;                      // k'_s <- a_r k'_s
+        dk = strict ? dk * a[i] + d * q[i] : dk_read * a[i];       // k'_s <- a_r k'_s
+      }
+    }
+    for (int i = 0; i < N; ++i) {
+      const Vec<T> d_query = vec(m.dq + at + i * L), last = vec(x.since + at + i * L), now = vec(x.since + at + Kp + i * L);
+      if (strict) {
+        da[i] += ds[i] * last;                                     // since_r = a_r before_r
+        ds[i] = ds[i] * a[i] + q[i] * d_query;                     // since_r = a_r before_r;  query_r = q_r before_r
+        dq[i] += last * d_query;                                   // query_r = q_r before_r
+      } else {
+        dq[i] = a[i] * dq[i] + pairs[r] * vec(x.k + at + i * L) + now * d_query;   // A_rs;  A_rr = q_r.k'_r;  query_r = q_r since_r
+        vec(m.dk + at + i * L) += pairs[r] * q[i];                 // A_rr = q_r.k'_r
+        ds[i] += q[i] * d_query;                                   // query_r = q_r since_r
+        da[i] += ds[i] * last;                                     // since_r = a_r before_r
+        ds[i] *= a[i];                                             // since_r = a_r before_r
+      }
+      vec(m.dq + at + i * L) = dq[i];
+      vec(m.dg + at + i * L) = a[i] * da[i];                       // a = exp(g)
+    }
+  }
+}
+
+// One decay a head: the same with the table F. dg [16] at m.dg.
+template <class T> TTR_SIMD_INLINE void sweep_heads(const Block<T>& x, const BackwardSlab<T>& m, int64_t Kp, int64_t c, bool strict, bool gates) {
+  constexpr int64_t L = Register<T>::lanes;
+  T ds = 0, acc[C] = {}, read[C] = {};   // adjoints of since_r, of F_rs;  q_r . d query_r
+  const T* const rest = x.table + c * C;   // F_{c-1,s}
+  if (gates) {
+    for (int64_t j = 0; j < Kp; ++j) ds += m.d_since[j];                                          // M_C = M0 since + V^T Kend
+    dots(Strided<T>{x.k, Kp}, m.dk, Kp, acc);                                                     // Kend_s = k'_s F_{c-1,s}
+    dots(Strided<T>{x.q, Kp}, m.dq, Kp, read);                                                    // query_r = q_r since_r
+    for (int64_t r = c - 1; r >= 0; --r) {
+      const T* __restrict d = m.d_pair + r * C;
+      const T* __restrict last = x.table + r * C;
+      const auto see = [&] {
+        ds += read[r];                                                                            // query_r = q_r since_r
+        for (int64_t s = 0; s < C; ++s) acc[s] += d[s] * x.gram[s * C + r];                       // A_rs = F_rs q_r.k'_s
+      };
+      if (!strict) see();
+      T da = ds * x.total[r];                                                                     // since_r = a_r before_r
+      for (int64_t s = 0; s < C; ++s) da += acc[s] * last[s];                                     // F_r = a_r F_{r-1}
+      for (int64_t s = 0; s < C; ++s) acc[s] *= x.decay[r];                                       // F_r = a_r F_{r-1}
+      ds *= x.decay[r];                                                                           // since_r = a_r before_r
+      if (strict) see();
+      m.dg[r] = x.decay[r] * da;                                                                  // a = exp(g)
+    }
+  }
+  const T* const table = x.table + (strict ? 0 : C);
+  for (int64_t i = 0; i < C * C; ++i) m.d_pair[i] *= table[i];                                    // A_rs = F_rs q_r.k'_s, for q_r.k'_s
+  for (int64_t r = 0; r < c; ++r) {
+    const T seen = x.seen[r], left = rest[r];
+    for (int64_t j = 0; j < Kp; j += L) vec(m.dq + r * Kp + j) *= seen;                           // query_r = q_r since_r
+    for (int64_t j = 0; j < Kp; j += L) vec(m.dk + r * Kp + j) *= left;                           // Kend_s = k'_s F_{c-1,s}
+  }
+  add_product(c, Kp, c, Operand<T>{m.d_pair, C, 1}, x.k, Kp, m.dq, Kp);                           // q_r.k'_s, for q
+  add_product(c, Kp, c, Operand<T>{m.d_pair, 1, C}, x.q, Kp, m.dk, Kp);                           // q_r.k'_s, for k'
+}
+
+// The block's part of dq, dk, dw, du and dg, from dq, dk' of the sweep and the diagonal of dA.
+template <class T>
+TTR_SIMD_INLINE void write_block(const DecayBackward<T>& p, const Block<T>& x, const BackwardSlab<T>& m, const T* diagonal, int64_t b, int64_t h,
+                                 int64_t t0, int64_t c, bool first_key) {
+  constexpr int64_t L = Register<T>::lanes;
+  const DecaySizes& n = p.size;
+  const DecayGates<T>& g = p.gates;
+  const int64_t K = n.key_dim, H = n.heads, Kp = padded(K), key_head = h / (H / n.key_heads);
+  const T* const u = g.bonus ? g.bonus + h * K : nullptr;
+  T d_write[C];
+  if (p.d_write) dots(x.raw_k, m.dk, Kp, d_write);                                                // k' = w k
+  for (int64_t r = 0; r < c; ++r) {
+    const int64_t gate = (b * n.tokens + t0 + r) * H + h;
+    T* const dq = m.dq + r * Kp;
+    T* const dk = m.dk + r * Kp;
+    T scale = x.hidden[r] ? T(0) : g.scale, w = x.w[r];
+    if (u) {
+      const T own = g.scale * diagonal[r];
+      const T* const q = row(p.q, n, b, t0 + r, h, K);
+      const T* const k = x.raw_k.at + r * x.raw_k.stride;
+      int64_t j = 0;
+      for (; j + L <= K; j += L) {
+        const Vec<T> seen = own * vec(q + j), asked = own * vec(k + j);
+        vec(dq + j) = scale * vec(dq + j) + asked * vec(u + j);                                   // Y = scale (...);  A_rr += scale (u * k_r) . q_r
+        vec(dk + j) = w * vec(dk + j) + seen * vec(u + j);                                        // k' = w k;  A_rr
+        vec(m.d_bonus + j) += seen * vec(k + j);                                                  // A_rr
+      }
+      for (; j < K; ++j) {
+        dq[j] = scale * dq[j] + own * u[j] * k[j];
+        dk[j] = w * dk[j] + own * u[j] * q[j];
+        m.d_bonus[j] += own * q[j] * k[j];
+      }
+      scale = w = 1;
+    }
+    if (p.d_write) p.d_write[gate] = d_write[r];
+    if (p.dq.at) write_times(row(p.dq, n, b, t0 + r, h, K), dq, scale, K, true);                  // Y = scale (...)
+    if (p.dk.at) write_times(row(p.dk, n, b, t0 + r, key_head, K), dk, w, K, first_key);          // k' = w k
+    if (p.d_log_decay && g.per_channel) write_row(p.d_log_decay + gate * K, m.dg + r * Kp, K, true);
+    if (p.d_log_decay && !g.per_channel) p.d_log_decay[gate] = m.dg[r];
+  }
+}
+
+// One chunk of one head; m.adjoint and m.d_bonus are that head's.
+template <class T> TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& m, int64_t b, int64_t h, int64_t chunk) {
+  constexpr int64_t L = Register<T>::lanes;
+  const DecaySizes& n = p.size;
+  const DecayGates<T>& g = p.gates;
+  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), Vp = padded(V), head = b * n.heads + h;
+  const int64_t per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads, value_head = h / per_value;
+  const bool first_key = h % per_key == 0, first_value = h % per_value == 0;   // no head before this one wrote into the shared rows of dk, dv
+  T diagonal[C];
+
+  const int64_t first = chunk * kDecayChunk, blocks = (std::min(kDecayChunk, n.tokens - first) + C - 1) / C;
+  load_matrix(m.states, Kp, p.saved + (head * n.chunks() + chunk) * V * K, K, V, K);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
+    load_block(m.x[i], p, b, h, t0, c);
+    if (i + 1 == blocks) break;
+    fade_keys(m.x[i], Kp, c, g.per_channel);
+    T* const next = m.states + (i + 1) * V * Kp;
+    product(V, Kp, c, Operand<T>{m.x[i].v.at, 1, m.x[i].v.stride}, m.x[i].end, Kp, next, Kp, next - V * Kp, m.x[i].since + c * Kp);
+  }
+  for (int64_t i = blocks - 1; i >= 0; --i) {
+    const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
+    Block<T>& x = m.x[i];
+    const T* const memory = m.states + i * V * Kp;
+    make_pairs(x, p, b, h, t0, c, g.per_channel ? m.carried : nullptr);
+    m.dy = rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, Vp);
+
+    to_columns(x.v, Vp, m.columns_v);
+    set_product(C, C, V, Operand<T>{m.dy.at, m.dy.stride, 1}, m.columns_v, C, m.d_pair, C);                 // Y = query M0^T + A V, for A
+    set_product(C, Kp, V, Operand<T>{m.dy.at, m.dy.stride, 1}, memory, Kp, m.dq, Kp);                       // Y, for query
+    set_product(C, Kp, V, Operand<T>{x.v.at, x.v.stride, 1}, m.adjoint, Kp, m.dk, Kp);                     // M_C = M0 since + V^T Kend, for Kend
+    if (p.dv.at) {
+      to_columns(Strided<T>{x.end, Kp}, Kp, x.columns);
+      set_product(V, C, Kp, Operand<T>{m.adjoint, Kp, 1}, x.columns, C, m.dvt, C);              // M_C, for V
+      transpose_square<C>(x.pair, C, m.pair_rows, C);
+      add_product(V, C, c, Operand<T>{m.dy.at, 1, m.dy.stride}, m.pair_rows, C, m.dvt, C);                  // Y, for V
+      T* const dv = row(p.dv, n, b, t0, value_head, V);
+      if (c == C && V == Vp && first_value) {
+        to_rows(m.dvt, Vp, dv, p.dv.token_stride);
+      } else {
+        to_rows(m.dvt, Vp, m.dv, Vp);
+        for (int64_t s = 0; s < c; ++s) write_row(dv + s * p.dv.token_stride, m.dv + s * Vp, V, first_value);
+      }
+    }
+    for (int64_t r = 0; r < C; ++r) {
+      diagonal[r] = m.d_pair[r * C + r];
+      const int64_t seen = g.strict ? r : r + 1;
+      T* const d = m.d_pair + r * C;
+      for (int64_t s = 0; s < C; ++s) d[s] = s < seen ? d[s] : T(0);
+    }
+    if (p.d_log_decay)
+      for (int64_t j = 0; j < Kp; j += L) {
+        Vec<T> sum{};
+        for (int64_t r = 0; r < V; ++r) sum += vec(memory + r * Kp + j) * vec(m.adjoint + r * Kp + j);
+        vec(m.d_since + j) = sum;                                                               // M_C = M0 since + V^T Kend, for since
+      }
+    else pad_row(m.d_since, 0, Kp);
+    if (g.per_channel) {
+      int64_t j = 0;
+      for (; j + 2 * L <= Kp; j += 2 * L) sweep_channels<2>(x, m, j, Kp, c, g.strict);
+      for (; j < Kp; j += L) sweep_channels<1>(x, m, j, Kp, c, g.strict);
+    } else {
+      sweep_heads(x, m, Kp, c, g.strict, p.d_log_decay != nullptr);
+    }
+    write_block(p, x, m, diagonal, b, h, t0, c, first_key);
+    if (t0 == 0 && !p.d_memory_in) break;
+    add_product(V, Kp, c, Operand<T>{m.dy.at, 1, m.dy.stride}, x.query, Kp, m.adjoint, Kp, x.since + c * Kp);   // M_C;  Y, for M0
+  }
+}
+
+// Heads [first, first + count) of sequence b, chunk by chunk from the last.
+template <class T> TTR_SIMD_INLINE void backward_heads(const DecayBackward<T>& p, T* slab, int64_t b, int64_t first, int64_t count) {
+  const DecaySizes& n = p.size;
+  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), head = b * n.heads + first;
+  const BackwardSlab<T> all(slab, n, count, p.gates.per_channel);
+  for (int64_t i = 0; i < count; ++i)
+    load_matrix(all.adjoint + i * V * Kp, Kp, p.d_memory_out ? p.d_memory_out + (head + i) * V * K : nullptr, K, V, K);
+  pad_row(all.d_bonus, 0, count * Kp);
+  for (int64_t chunk = n.chunks() - 1; chunk >= 0; --chunk)
+    for (int64_t i = 0; i < count; ++i) {
+      BackwardSlab<T> m = all;
+      m.adjoint += i * V * Kp, m.d_bonus += i * Kp;
+      backward_chunk(p, m, b, first + i, chunk);
+    }
+  for (int64_t i = 0; i < count; ++i) {
+    if (p.d_memory_in) store_matrix(p.d_memory_in + (head + i) * V * K, K, all.adjoint + i * V * Kp, Kp, V, K);
+    if (p.d_bonus) write_row(p.d_bonus + (head + i) * K, all.d_bonus + i * Kp, K, true);
+  }
+}
+
+void forward_f32(const DecayForward<float>& p, float* slab, int64_t b, int64_t first, int64_t count) { forward_heads(p, slab, b, first, count); }
+void forward_f64(const DecayForward<double>& p, double* slab, int64_t b, int64_t first, int64_t count) { forward_heads(p, slab, b, first, count); }
+void backward_f32(const DecayBackward<float>& p, float* slab, int64_t b, int64_t first, int64_t count) { backward_heads(p, slab, b, first, count); }
+void backward_f64(const DecayBackward<double>& p, double* slab, int64_t b, int64_t first, int64_t count) { backward_heads(p, slab, b, first, count); }
+
+}  // namespace
+}  // namespace ttr::TTR_SIMD_SET

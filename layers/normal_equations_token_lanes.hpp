@@ -1,0 +1,224 @@
+// The factorisations of normal_equations_token_cpu.cpp, which tells what they are; compiled once for each instruction set (core/simd_sets.hpp).
+#include <ttr/core/simd_vector.hpp>
+
+namespace ttr::least_squares {
+namespace TTR_SIMD_SET {
+namespace {
+
+using namespace ttr::TTR_SIMD_SET;
+
+constexpr int64_t kTile = 4;
+template <class T> using Lanes = Vec<T>;
+template <class T> constexpr int64_t kWidth = Register<T>::lanes;
+
+int64_t padded(int64_t K) { return (K + kTile - 1) / kTile * kTile; }
+TTR_SIMD_INLINE int64_t row_of(int64_t i) { return i * (i + 1) / 2; }   // of a packed lower triangle
+
+template <class T> struct Slab {
+  T *start, *keys;           // H as it enters the group [P, P]; the group's keys [lanes, P]
+  Lanes<T> *lower, *weighted, *x;   // L, packed [P (P + 1) / 2]; key s times its weight in each lane [lanes, P]; right-hand sides [2, P]
+  int64_t count;
+  Slab(T* at, int64_t P) {
+    constexpr int64_t W = kWidth<T>;
+    Pieces<T> p{at};
+    start = p.take(P * P);
+    keys = p.take(W * P);
+    lower = reinterpret_cast<Lanes<T>*>(p.take(P * (P + 1) / 2 * W));
+    weighted = reinterpret_cast<Lanes<T>*>(p.take(W * P * W));
+    x = reinterpret_cast<Lanes<T>*>(p.take(2 * P * W));
+    count = int64_t(p.used);
+  }
+};
+
+// What a lane's matrix is made of: decayed * start + sum_s weighted_s keys_s^T + added on the diagonal.
+template <class T> struct Group {
+  int64_t P, tokens;
+  Lanes<T> decayed;
+};
+
+// Rows of a tile whose sums stay in registers beside what they are made of: 32 registers in v4, 16 elsewhere.
+constexpr int64_t kRows = TTR_SIMD_BYTES == 64 ? kTile : kTile / 2;
+
+// acc <- A_{i, j} - sum_{k < j0} L_ik L_jk for kRows rows from i0 and the kTile columns from j0
+template <class T>
+TTR_SIMD_INLINE void fill_rows(const Slab<T>& m, const Group<T>& g, const Lanes<T>* diagonal, int64_t i0, int64_t j0, Lanes<T> (&acc)[kRows][kTile]) {
+  for (int64_t i = 0; i < kRows; ++i)
+    for (int64_t j = 0; j < kTile; ++j) acc[i][j] = g.decayed * m.start[(i0 + i) * g.P + j0 + j];
+  for (int64_t s = 0; s < g.tokens; ++s) {
+    const Lanes<T>* const w = m.weighted + s * g.P + i0;
+    const T* const key = m.keys + s * g.P + j0;
+    for (int64_t j = 0; j < kTile; ++j) {
+      const Lanes<T> k = Lanes<T>{} + key[j];
+      for (int64_t i = 0; i < kRows; ++i) acc[i][j] += w[i] * k;
+    }
+  }
+  if (i0 >= j0 && i0 < j0 + kTile)
+    for (int64_t i = 0; i < kRows; ++i)
+      for (int64_t j = 0; j < kTile; ++j)
+        if (i0 + i == j0 + j) acc[i][j] += diagonal[i0 + i];
+  const Lanes<T>*left[kRows], *above[kTile];
+  for (int64_t i = 0; i < kRows; ++i) left[i] = m.lower + row_of(i0 + i);
+  for (int64_t j = 0; j < kTile; ++j) above[j] = m.lower + row_of(j0 + j);
+  for (int64_t k = 0; k < j0; ++k) {
+    Lanes<T> l[kRows];
+    for (int64_t i = 0; i < kRows; ++i) l[i] = left[i][k];
+    for (int64_t j = 0; j < kTile; ++j) {
+      const Lanes<T> a = above[j][k];
+      for (int64_t i = 0; i < kRows; ++i) acc[i][j] -= l[i] * a;
+    }
+  }
+}
+
+// 1 / sqrt x a lane; NaN where x is not positive, for then A is not
+template <class T> TTR_SIMD_INLINE Lanes<T> inverse_root(const Lanes<T>& x) {
+  T from[kWidth<T>], to[kWidth<T>];
+  vec(from) = x;
+  for (int64_t l = 0; l < kWidth<T>; ++l) to[l] = 1 / std::sqrt(from[l] > 0 ? from[l] : std::numeric_limits<T>::quiet_NaN());
+  return vec(to);
+}
+
+template <class T> TTR_SIMD_INLINE void factor(const Slab<T>& m, const Group<T>& g, const Lanes<T>* diagonal) {
+  const int64_t P = g.P;
+  for (int64_t j0 = 0; j0 < P; j0 += kTile) {
+    Lanes<T> tile[kTile][kTile];   // on the diagonal: entries above it are not used
+    for (int64_t i = 0; i < kTile; i += kRows) {
+      Lanes<T> acc[kRows][kTile];
+      fill_rows(m, g, diagonal, j0 + i, j0, acc);
+      for (int64_t r = 0; r < kRows; ++r)
+        for (int64_t j = 0; j < kTile; ++j) tile[i + r][j] = acc[r][j];
+    }
+    for (int64_t j = 0; j < kTile; ++j) {   // column j is factored, then leaves the columns to its right
+      Lanes<T>* const column = m.lower + j0 + j;
+      const Lanes<T> inverse = inverse_root<T>(tile[j][j]);
+      column[row_of(j0 + j)] = inverse;     // the diagonal is stored inverted
+      for (int64_t i = j + 1; i < kTile; ++i) {
+        tile[i][j] *= inverse;
+        column[row_of(j0 + i)] = tile[i][j];
+      }
+      for (int64_t n = j + 1; n < kTile; ++n)
+        for (int64_t i = n; i < kTile; ++i) tile[i][n] -= tile[i][j] * tile[n][j];
+    }
+    const Lanes<T>* above[kTile];
+    for (int64_t j = 0; j < kTile; ++j) above[j] = m.lower + row_of(j0 + j) + j0;
+    for (int64_t i0 = j0 + kTile; i0 < P; i0 += kRows) {   // below: solved against the tile
+      Lanes<T> acc[kRows][kTile];
+      fill_rows(m, g, diagonal, i0, j0, acc);
+      for (int64_t j = 0; j < kTile; ++j) {
+        for (int64_t n = 0; n < j; ++n)
+          for (int64_t i = 0; i < kRows; ++i) acc[i][j] -= acc[i][n] * above[j][n];
+        for (int64_t i = 0; i < kRows; ++i) acc[i][j] *= above[j][j];
+      }
+      for (int64_t i = 0; i < kRows; ++i)
+        for (int64_t j = 0; j < kTile; ++j) m.lower[row_of(i0 + i) + j0 + j] = acc[i][j];
+    }
+  }
+}
+
+// x <- L^-T L^-1 x of N right-hand sides, x [N, P]: kTile rows at once, so that a loaded number meets several
+template <int N, class T> TTR_SIMD_INLINE void substitute(const Slab<T>& m, int64_t P) {
+  Lanes<T>* const x = m.x;
+  for (int64_t i0 = 0; i0 < P; i0 += kTile) {
+    const Lanes<T>* row[kTile];
+    for (int64_t i = 0; i < kTile; ++i) row[i] = m.lower + row_of(i0 + i);
+    Lanes<T> acc[N][kTile];
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t i = 0; i < kTile; ++i) acc[n][i] = x[n * P + i0 + i];
+    for (int64_t j = 0; j < i0; ++j)
+      for (int64_t i = 0; i < kTile; ++i) {
+        const Lanes<T> l = row[i][j];
+        for (int64_t n = 0; n < N; ++n) acc[n][i] -= l * x[n * P + j];
+      }
+    for (int64_t i = 0; i < kTile; ++i)
+      for (int64_t n = 0; n < N; ++n) {
+        for (int64_t j = 0; j < i; ++j) acc[n][i] -= row[i][i0 + j] * acc[n][j];
+        x[n * P + i0 + i] = acc[n][i] *= row[i][i0 + i];
+      }
+  }
+  for (int64_t i0 = P - kTile; i0 >= 0; i0 -= kTile) {
+    Lanes<T> acc[N][kTile];
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t i = 0; i < kTile; ++i) acc[n][i] = x[n * P + i0 + i];
+    for (int64_t j = i0 + kTile; j < P; ++j) {
+      const Lanes<T>* const below = m.lower + row_of(j) + i0;
+      for (int64_t n = 0; n < N; ++n) {
+        const Lanes<T> known = x[n * P + j];
+        for (int64_t i = 0; i < kTile; ++i) acc[n][i] -= below[i] * known;
+      }
+    }
+    for (int64_t i = kTile - 1; i >= 0; --i)
+      for (int64_t n = 0; n < N; ++n) {
+        for (int64_t j = i + 1; j < kTile; ++j) acc[n][i] -= m.lower[row_of(i0 + j) + i0 + i] * acc[n][j];
+        x[n * P + i0 + i] = acc[n][i] *= m.lower[row_of(i0 + i) + i0 + i];
+      }
+  }
+}
+
+// Rows of `sets` right-hand sides to lanes, and back: x [sets, c, K] from token r0, n of them.
+template <int N, class T> TTR_SIMD_INLINE void solve_sets(const Slab<T>& m, T* x, int64_t c, int64_t r0, int64_t n, int64_t K, int64_t P) {
+  constexpr int64_t W = kWidth<T>;
+  for (int64_t set = 0; set < N; ++set) {
+    const T* const rows = x + (set * c + r0) * K;
+    for (int64_t i = 0; i < P; ++i)
+      for (int64_t l = 0; l < W; ++l) m.x[set * P + i][l] = i < K ? rows[std::min(l, n - 1) * K + i] : T(0);
+  }
+  substitute<N>(m, P);
+  for (int64_t set = 0; set < N; ++set) {
+    T* const rows = x + (set * c + r0) * K;
+    for (int64_t l = 0; l < n; ++l)
+      for (int64_t i = 0; i < K; ++i) rows[l * K + i] = m.x[set * P + i][l];
+  }
+}
+
+template <class T> TTR_SIMD_INLINE void solve_span(const Span<T>& span, T* x, int64_t sets, T* at) {
+  constexpr int64_t W = kWidth<T>;
+  const int64_t K = span.K, P = padded(K), c = span.count, stride = span.width();
+  const Slab<T> m(at, P);
+  Lanes<T>* const diagonal = m.x;   // until the factors stand
+  for (int64_t i = 0; i < P; ++i)
+    for (int64_t j = 0; j < P; ++j) m.start[i * P + j] = i < K && j < K ? span.moments[i * K + j] : T(0);
+
+  for (int64_t r0 = 0; r0 < c; r0 += W) {
+    const int64_t n = std::min(W, c - r0);   // lanes beyond the last token repeat it
+    if (r0 + n > span.skip) {
+      Group<T> g{P, n, {}};
+      for (int64_t l = 0; l < W; ++l) {
+        const int64_t r = r0 + std::min(l, n - 1);
+        g.decayed[l] = r0 == 0 ? span.since[r] : span.between[r * C + r0 - 1];
+      }
+      for (int64_t s = 0; s < n; ++s) {
+        Lanes<T> weight{};
+        for (int64_t l = 0; l < W; ++l) weight[l] = span.between[(r0 + std::min(l, n - 1)) * C + r0 + s] * span.write[r0 + s];
+        for (int64_t i = 0; i < P; ++i) {
+          const T key = i < K ? span.kv[(r0 + s) * stride + i] : T(0);
+          m.keys[s * P + i] = key;
+          m.weighted[s * P + i] = weight * key;
+        }
+      }
+      for (int64_t i = 0; i < P; ++i)
+        for (int64_t l = 0; l < W; ++l) diagonal[i][l] = i < K ? span.rho[r0 + std::min(l, n - 1)] * span.ridge[i] : T(1);
+      factor(m, g, diagonal);
+      if (sets == 2) solve_sets<2>(m, x, c, r0, n, K, P);
+      else for (int64_t set = 0; set < sets; ++set) solve_sets<1>(m, x + set * c * K, c, r0, n, K, P);
+    }
+    if (r0 + n == c) break;
+    const T through = r0 == 0 ? span.since[n - 1] : span.between[(r0 + n - 1) * C + r0 - 1];   // H after the group
+    for (int64_t i = 0; i < K; ++i) {
+      T* const row = m.start + i * P;
+      for (int64_t j = 0; j < K; ++j) row[j] *= through;
+      for (int64_t s = 0; s < n; ++s) {
+        const T* const key = span.kv + (r0 + s) * stride;
+        const T by = span.between[(r0 + n - 1) * C + r0 + s] * span.write[r0 + s] * key[i];
+        for (int64_t j = 0; j < K; ++j) row[j] += by * key[j];
+      }
+    }
+  }
+}
+
+int64_t slab_f32(int64_t K) { return Slab<float>(nullptr, padded(K)).count; }
+int64_t slab_f64(int64_t K) { return Slab<double>(nullptr, padded(K)).count; }
+void solve_f32(const Span<float>& span, float* x, int64_t sets, float* slab) { solve_span(span, x, sets, slab); }
+void solve_f64(const Span<double>& span, double* x, int64_t sets, double* slab) { solve_span(span, x, sets, slab); }
+
+}  // namespace
+}  // namespace TTR_SIMD_SET
+}  // namespace ttr::least_squares
