@@ -32,7 +32,10 @@ struct Cublas {
     const std::string file = "libcublas.so." TTR_NAME(CUBLAS_VER_MAJOR);
     void* library = dlopen(file.c_str(), RTLD_NOW);
     if (!library) library = dlopen(TTR_CUBLAS, RTLD_NOW);   // where it was when this was built
-    if (!library) return void(problem = file + " cannot be opened");
+    if (!library) {
+      problem = file + " cannot be opened";
+      return;
+    }
     const auto find = [&](auto& function, const char* name) {
       function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
       if (!function) problem = file + " has no " + name;
