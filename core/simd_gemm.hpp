@@ -8,74 +8,84 @@
 namespace ttr::TTR_SIMD_SET {
 namespace {
 
-constexpr int kTileRows = TTR_SIMD_BYTES == 64 ? 12 : 6, kTileRegisters = 2;
-constexpr int64_t kPanel = kTileRegisters * Register<float>::lanes;   // columns
-static_assert(kPanel <= kWidestPanel);
+constexpr int kTileRows = TTR_SIMD_BYTES == 64 ? 8 : 6;   // times two registers: as many sums as there are registers for
+template <int N> constexpr int64_t kPanel = N * Register<float>::lanes;   // columns
+static_assert(kPanel<2> <= kWidestPanel);
 
 // panel [k, kPanel] <- alpha op(B) of `columns` columns from b, zeros beyond them
+template <int N>
 TTR_SIMD_INLINE void pack_panel(bool transposed, int64_t k, int64_t columns, float alpha, const float* b, int64_t ldb, float* panel) {
-  constexpr int64_t L = Register<float>::lanes;
-  if (columns == kPanel && !transposed) {
-    for (int64_t i = 0; i < k; ++i)
-      for (int64_t l = 0; l < kPanel; l += L) vec(panel + i * kPanel + l) = alpha * vec(b + i * ldb + l);
-    return;
-  }
-  if (columns == kPanel) {
-    int64_t i = 0;
+  constexpr int64_t L = Register<float>::lanes, W = kPanel<N>;
+  int64_t i = 0;
+  if (columns == W && !transposed) {
+    for (; i < k; ++i)
+      for (int64_t l = 0; l < W; l += L) vec(panel + i * W + l) = alpha * vec(b + i * ldb + l);
+  } else if (columns == W) {
     for (; i + L <= k; i += L)
-      for (int64_t l = 0; l < kPanel; l += L) {
+      for (int64_t l = 0; l < W; l += L) {
         Vec<float> x[L];
         for (int64_t r = 0; r < L; ++r) x[r] = alpha * vec(b + (l + r) * ldb + i);
         swap_lanes<L / 2, float>(x);
-        for (int64_t r = 0; r < L; ++r) vec(panel + (i + r) * kPanel + l) = x[r];
+        for (int64_t r = 0; r < L; ++r) vec(panel + (i + r) * W + l) = x[r];
       }
-    for (; i < k; ++i)
-      for (int64_t l = 0; l < kPanel; ++l) panel[i * kPanel + l] = alpha * b[l * ldb + i];
-    return;
   }
-  for (int64_t i = 0; i < k; ++i)
-    for (int64_t l = 0; l < kPanel; ++l) panel[i * kPanel + l] = l >= columns ? 0.0f : alpha * (transposed ? b[l * ldb + i] : b[i * ldb + l]);
+  for (; i < k; ++i)
+    for (int64_t l = 0; l < W; ++l) panel[i * W + l] = l >= columns ? 0.0f : alpha * (transposed ? b[l * ldb + i] : b[i * ldb + l]);
 }
 
-// The rows that are left after whole tiles, in tiles half as high, a quarter as high ...
-template <int R>
-TTR_SIMD_INLINE void panel_rows(int64_t m, int64_t k, const float* a, int64_t row, int64_t step, const float* panel, float* c, int64_t ldc, const float* from,
-                                const float* times) {
+// Rows of A against a panel; what whole tiles leave is one tile of its own height.
+template <int R, int N>
+TTR_SIMD_INLINE void last_rows(int64_t m, int64_t k, const float* a, int64_t row, int64_t step, const float* panel, float* c, int64_t ldc, const float* from,
+                               const float* times) {
+  if constexpr (R > 0) {
+    if (m == R) tile<R, N, float>(k, a, row, step, panel, kPanel<N>, c, ldc, from, times);
+    else last_rows<R - 1, N>(m, k, a, row, step, panel, c, ldc, from, times);
+  }
+}
+template <int N>
+void panel_rows(int64_t m, int64_t k, const float* a, int64_t row, int64_t step, const float* panel, float* c, int64_t ldc, const float* from,
+                const float* times) {
+  constexpr int R = kTileRows;
   int64_t r = 0;
   for (; r + R <= m; r += R)
-    tile<R, kTileRegisters, float>(k, a + r * row, row, step, panel, kPanel, c + r * ldc, ldc, from ? from + r * ldc : nullptr, times);
-  if constexpr (R > 1)
-    if (r < m) panel_rows<(R + 1) / 2>(m - r, k, a + r * row, row, step, panel, c + r * ldc, ldc, from ? from + r * ldc : nullptr, times);
+    tile<R, N, float>(k, a + r * row, row, step, panel, kPanel<N>, c + r * ldc, ldc, from ? from + r * ldc : nullptr, times);
+  last_rows<R - 1, N>(m - r, k, a + r * row, row, step, panel, c + r * ldc, ldc, from ? from + r * ldc : nullptr, times);
+}
+
+// Columns of C, at most a panel of them, from c on; b where they begin.
+template <int N>
+void gemm_columns(bool transpose_b, int64_t m, int64_t columns, int64_t k, float alpha, const float* a, int64_t row, int64_t step, const float* b, int64_t ldb,
+                  bool adds, const float* times, float* c, int64_t ldc, float* panel) {
+  constexpr int64_t W = kPanel<N>;
+  pack_panel<N>(transpose_b, k, columns, alpha, b, ldb, panel);
+  if (columns == W) return panel_rows<N>(m, k, a, row, step, panel, c, ldc, adds ? c : nullptr, times);
+  float edge[kTileRows * W];   // the last columns go through a tile of their own
+  for (int64_t r0 = 0; r0 < m; r0 += kTileRows) {
+    const int64_t rows = std::min<int64_t>(kTileRows, m - r0);
+    for (int64_t r = 0; r < rows && adds; ++r)
+      for (int64_t l = 0; l < W; ++l) edge[r * W + l] = l < columns ? c[(r0 + r) * ldc + l] : 0.0f;
+    panel_rows<N>(rows, k, a + r0 * row, row, step, panel, edge, W, adds ? edge : nullptr, times);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t l = 0; l < columns; ++l) c[(r0 + r) * ldc + l] = edge[r * W + l];
+  }
 }
 
 // One block: at most kGemmDepth of k and as many rows as stay in the second cache while the panels pass.
 void gemm_block(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                 bool adds, const float* times, float* c, int64_t ldc, float* panel) {
   const int64_t row = transpose_a ? 1 : lda, step = transpose_a ? lda : 1;
-  float edge[kTileRows * kPanel];
-  for (int64_t j = 0; j < n; j += kPanel) {
-    const int64_t columns = std::min(kPanel, n - j);
-    pack_panel(transpose_b, k, columns, alpha, transpose_b ? b + j * ldb : b + j, ldb, panel);
-    float* const to = c + j;
-    if (columns == kPanel) {
-      panel_rows<kTileRows>(m, k, a, row, step, panel, to, ldc, adds ? to : nullptr, times);
-      continue;
-    }
-    for (int64_t r0 = 0; r0 < m; r0 += kTileRows) {   // the last columns go through a tile of their own
-      const int64_t rows = std::min<int64_t>(kTileRows, m - r0);
-      for (int64_t r = 0; r < rows && adds; ++r)
-        for (int64_t l = 0; l < kPanel; ++l) edge[r * kPanel + l] = l < columns ? to[(r0 + r) * ldc + l] : 0.0f;
-      panel_rows<kTileRows>(rows, k, a + r0 * row, row, step, panel, edge, kPanel, adds ? edge : nullptr, times);
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t l = 0; l < columns; ++l) to[(r0 + r) * ldc + l] = edge[r * kPanel + l];
-    }
+  for (int64_t j = 0; j < n; j += kPanel<2>) {
+    const int64_t columns = std::min(kPanel<2>, n - j);
+    const float* const right = transpose_b ? b + j * ldb : b + j;
+    if (columns <= kPanel<1>) gemm_columns<1>(transpose_b, m, columns, k, alpha, a, row, step, right, ldb, adds, times, c + j, ldc, panel);
+    else gemm_columns<2>(transpose_b, m, columns, k, alpha, a, row, step, right, ldb, adds, times, c + j, ldc, panel);
   }
 }
 
 // a, b as stored: [m, k] and [k, n], or their transposes
 void gemm_f32(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
               float beta, float* c, int64_t ldc, float* panel) {
-  float times[kPanel];
+  float times[kPanel<2>];
   for (float& t : times) t = beta;
   for (int64_t r = 0; r < m; r += kGemmRows)
     for (int64_t i = 0; i < k; i += kGemmDepth)

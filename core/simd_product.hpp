@@ -40,8 +40,13 @@ template <int R, int N, class T>
 TTR_SIMD_INLINE void columns(int64_t rows, int64_t inner, const Operand<T>& a, const T* b, int64_t b_row, T* c, int64_t c_row, const T* from,
                              const T* times) {
   int64_t r = 0;
-  for (; r + R <= rows; r += R) tile<R, N>(inner, a.at + r * a.row, a.row, a.step, b, b_row, c + r * c_row, c_row, from ? from + r * c_row : nullptr, times);
-  for (; r < rows; ++r) tile<1, N>(inner, a.at + r * a.row, a.row, a.step, b, b_row, c + r * c_row, c_row, from ? from + r * c_row : nullptr, times);
+  const auto rows_from = [&]<int H>() {   // H rows
+    tile<H, N>(inner, a.at + r * a.row, a.row, a.step, b, b_row, c + r * c_row, c_row, from ? from + r * c_row : nullptr, times);
+    r += H;
+  };
+  while (r + R <= rows && rows - r != R + 1) rows_from.template operator()<R>();
+  if (rows - r == R + 1) rows_from.template operator()<R + 1>();   // one row alone would wait for its own sums
+  while (r < rows) rows_from.template operator()<1>();
 }
 
 // The widest tile whose sums stay in registers: 32 of them in v4, 16 elsewhere.

@@ -58,14 +58,14 @@ TTR_SIMD_INLINE Strided<T> rows_of(T* copy, const Rows<const T>& x, const DecayS
 }
 
 template <class T, class Arguments>
-TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c) {
+TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c, int64_t value_width) {
   constexpr int64_t L = Register<T>::lanes;
   const DecaySizes& n = p.size;
   const DecayGates<T>& g = p.gates;
   const int64_t K = n.key_dim, V = n.value_dim, H = n.heads, Kp = padded(K);
   const Strided<T> raw_q = rows_of(x.copy_q, p.q, n, b, t0, c, h, K, Kp);
   x.raw_k = rows_of(x.copy_k, p.k, n, b, t0, c, h / (H / n.key_heads), K, Kp);
-  x.v = rows_of(x.copy_v, p.v, n, b, t0, c, h / (H / n.value_heads), V, padded(V));
+  x.v = rows_of(x.copy_v, p.v, n, b, t0, c, h / (H / n.value_heads), V, value_width);
   x.total[0] = 1;
   if (g.per_channel)
     for (int64_t j = 0; j < Kp; j += L) vec(x.since + j) = Vec<T>{} + T(1);
@@ -114,8 +114,35 @@ TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int6
     for (int64_t j = 0; j < Kp; j += L) vec(x.since + c * Kp + j) = Vec<T>{} + x.total[c];
 }
 
+// The rows that are read next, fetched one token at a time while this block's products run: a head's rows lie apart, which no hardware guesses.
+template <class T> struct Ahead {
+  const T *q = nullptr, *k = nullptr, *v = nullptr, *gate = nullptr, *dy = nullptr;
+  int64_t q_stride = 0, k_stride = 0, v_stride = 0, gate_stride = 0, dy_stride = 0, key_dim = 0, value_dim = 0, tokens = 0;
+
+  template <class Arguments> TTR_SIMD_INLINE Ahead(const Arguments& p, int64_t b, int64_t h, int64_t t0) {
+    const DecaySizes& n = p.size;
+    key_dim = n.key_dim, value_dim = n.value_dim, tokens = std::min(C, n.tokens - t0);
+    q = row(p.q, n, b, t0, h, key_dim), q_stride = p.q.token_stride;
+    k = row(p.k, n, b, t0, h / (n.heads / n.key_heads), key_dim), k_stride = p.k.token_stride;
+    v = row(p.v, n, b, t0, h / (n.heads / n.value_heads), value_dim), v_stride = p.v.token_stride;
+    gate_stride = n.heads * key_dim;
+    if (p.gates.log_decay && p.gates.per_channel) gate = p.gates.log_decay + (b * n.tokens + t0) * gate_stride + h * key_dim;
+  }
+  Ahead() = default;
+
+  TTR_SIMD_INLINE void fetch(const T* at, int64_t dim) const {
+    for (int64_t j = 0; at && j < dim; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(at + j, 0, 3);
+  }
+  TTR_SIMD_INLINE void operator()(int64_t r) const {
+    if (r >= tokens) return;
+    fetch(q + r * q_stride, key_dim), fetch(k + r * k_stride, key_dim), fetch(v + r * v_stride, value_dim);
+    if (gate) fetch(gate + r * gate_stride, key_dim);
+    if (dy) fetch(dy + r * dy_stride, value_dim);
+  }
+};
+
 // Kend_s = k'_s a_{s+1} ... a_{c-1}
-template <class T> TTR_SIMD_INLINE void fade_keys(Block<T>& x, int64_t Kp, int64_t c, bool per_channel) {
+template <class T> TTR_SIMD_INLINE void fade_keys(Block<T>& x, int64_t Kp, int64_t c, bool per_channel, const Ahead<T>& ahead) {
   constexpr int64_t L = Register<T>::lanes;
   if (per_channel) {
     for (int64_t j = 0; j < Kp; j += L) {
@@ -128,6 +155,7 @@ template <class T> TTR_SIMD_INLINE void fade_keys(Block<T>& x, int64_t Kp, int64
   } else {
     T left = 1;
     for (int64_t s = c - 1; s >= 0; --s) {
+      ahead(s);
       for (int64_t j = 0; j < Kp; j += L) vec(x.end + s * Kp + j) = vec(x.k + s * Kp + j) * left;
       left *= x.decay[s];
     }
@@ -190,12 +218,14 @@ template <class T, class Arguments> TTR_SIMD_INLINE void add_bonus(Block<T>& x, 
 
 // A transposed into x.pair, Kend into x.end; carried, if given, as in BackwardSlab.
 template <class T, class Arguments>
-TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c, T* carried) {
+TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c, T* carried,
+                                const Ahead<T>& ahead) {
   constexpr int64_t L = Register<T>::lanes;
   const DecayGates<T>& g = p.gates;
   const int64_t Kp = padded(p.size.key_dim);
   if (g.per_channel) {
     for (int64_t s = 0; s < c; ++s) {
+      ahead(s);
       Vec<T> sums[C] = {};
       int64_t j = 0;
       for (; j + 4 * L <= Kp; j += 4 * L) carry_key<4>(x, j, s, Kp, c, g.strict, carried, sums);
@@ -210,7 +240,7 @@ TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int6
     set_product(C, C, Kp, Operand<T>{x.k, Kp, 1}, x.columns, C, x.gram, C);
     transpose_square<C>(x.table + (g.strict ? 0 : C), C, x.pair, C);
     for (int64_t i = 0; i < C * C; ++i) x.pair[i] *= x.gram[i];
-    fade_keys(x, Kp, c, false);
+    fade_keys(x, Kp, c, false, ahead);
   }
   if (g.bonus) add_bonus(x, p, b, h, t0, c);
 }
@@ -238,8 +268,10 @@ template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, 
       const int64_t c = std::min(C, n.tokens - t0), h = first + i;
       T* const memory = m.memory + i * V * Kp;
       if (p.saved && t0 % kDecayChunk == 0) store_matrix(p.saved + ((head + i) * n.chunks() + t0 / kDecayChunk) * V * K, K, memory, Kp, V, K);
-      load_block(x, p, b, h, t0, c);
-      make_pairs(x, p, b, h, t0, c, static_cast<T*>(nullptr));
+      load_block(x, p, b, h, t0, c, V);   // values are read one at a time and need no padding
+      const bool last = i + 1 == count;
+      const Ahead<T> ahead = last && t0 + C >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, last ? first : h + 1, last ? t0 + C : t0);
+      make_pairs(x, p, b, h, t0, c, static_cast<T*>(nullptr), ahead);
       to_columns(Strided<T>{x.query, Kp}, Kp, x.columns);
       set_product(V, C, Kp, Operand<T>{memory, Kp, 1}, x.columns, C, m.yt, C);   // Y^T = M0 (Q since)^T
       add_product(V, C, c, Operand<T>{x.v.at, 1, x.v.stride}, x.pair, C, m.yt, C);          //     + V^T A^T
@@ -376,8 +408,9 @@ TTR_SIMD_INLINE void write_block(const DecayBackward<T>& p, const Block<T>& x, c
   }
 }
 
-// One chunk of one head; m.adjoint and m.d_bonus are that head's.
-template <class T> TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& m, int64_t b, int64_t h, int64_t chunk) {
+// One chunk of one head; m.adjoint and m.d_bonus are that head's. next_chunk < 0: nothing comes after it.
+template <class T>
+TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& m, int64_t b, int64_t h, int64_t chunk, int64_t next_h, int64_t next_chunk) {
   constexpr int64_t L = Register<T>::lanes;
   const DecaySizes& n = p.size;
   const DecayGates<T>& g = p.gates;
@@ -390,9 +423,9 @@ template <class T> TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p
   load_matrix(m.states, Kp, p.saved + (head * n.chunks() + chunk) * V * K, K, V, K);
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
-    load_block(m.x[i], p, b, h, t0, c);
+    load_block(m.x[i], p, b, h, t0, c, Vp);
     if (i + 1 == blocks) break;
-    fade_keys(m.x[i], Kp, c, g.per_channel);
+    fade_keys(m.x[i], Kp, c, g.per_channel, Ahead<T>());
     T* const next = m.states + (i + 1) * V * Kp;
     product(V, Kp, c, Operand<T>{m.x[i].v.at, 1, m.x[i].v.stride}, m.x[i].end, Kp, next, Kp, next - V * Kp, m.x[i].since + c * Kp);
   }
@@ -400,8 +433,11 @@ template <class T> TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p
     const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
     Block<T>& x = m.x[i];
     const T* const memory = m.states + i * V * Kp;
-    make_pairs(x, p, b, h, t0, c, g.per_channel ? m.carried : nullptr);
-    m.dy = rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, Vp);
+    const int64_t next = next_chunk * kDecayChunk + i * C;
+    Ahead<T> ahead = next_chunk < 0 || next >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, next_h, next);
+    if (ahead.tokens) ahead.dy = row(p.dy, n, b, next, next_h, V), ahead.dy_stride = p.dy.token_stride;
+    make_pairs(x, p, b, h, t0, c, g.per_channel ? m.carried : nullptr, ahead);
+    m.dy = rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, V);
 
     to_columns(x.v, Vp, m.columns_v);
     set_product(C, C, V, Operand<T>{m.dy.at, m.dy.stride, 1}, m.columns_v, C, m.d_pair, C);                 // Y = query M0^T + A V, for A
@@ -458,7 +494,8 @@ template <class T> TTR_SIMD_INLINE void backward_heads(const DecayBackward<T>& p
     for (int64_t i = 0; i < count; ++i) {
       BackwardSlab<T> m = all;
       m.adjoint += i * V * Kp, m.d_bonus += i * Kp;
-      backward_chunk(p, m, b, first + i, chunk);
+      const bool last = i + 1 == count;
+      backward_chunk(p, m, b, first + i, chunk, last ? first : first + i + 1, last ? chunk - 1 : chunk);
     }
   for (int64_t i = 0; i < count; ++i) {
     if (p.d_memory_in) store_matrix(p.d_memory_in + (head + i) * V * K, K, all.adjoint + i * V * Kp, Kp, V, K);

@@ -15,26 +15,45 @@ int64_t padded(int64_t K) { return (K + kTile - 1) / kTile * kTile; }
 TTR_SIMD_INLINE int64_t row_of(int64_t i) { return i * (i + 1) / 2; }   // of a packed lower triangle
 
 template <class T> struct Slab {
-  T *start, *keys;           // H as it enters the group [P, P]; the group's keys [lanes, P]
-  Lanes<T> *lower, *weighted, *x;   // L, packed [P (P + 1) / 2]; key s times its weight in each lane [lanes, P]; right-hand sides [2, P]
+  T* start;                  // H as it enters the group [P, P]
+  Lanes<T> *lower, *keys, *weighted, *x;   // L, packed [P (P + 1) / 2]; each lane's key, and times its weight [P]; right-hand sides [2, P]
   int64_t count;
   Slab(T* at, int64_t P) {
     constexpr int64_t W = kWidth<T>;
     Pieces<T> p{at};
     start = p.take(P * P);
-    keys = p.take(W * P);
     lower = reinterpret_cast<Lanes<T>*>(p.take(P * (P + 1) / 2 * W));
-    weighted = reinterpret_cast<Lanes<T>*>(p.take(W * P * W));
+    keys = reinterpret_cast<Lanes<T>*>(p.take(P * W));
+    weighted = reinterpret_cast<Lanes<T>*>(p.take(P * W));
     x = reinterpret_cast<Lanes<T>*>(p.take(2 * P * W));
     count = int64_t(p.used);
   }
 };
 
-// What a lane's matrix is made of: decayed * start + sum_s weighted_s keys_s^T + added on the diagonal.
+// What the lanes' matrices are made of: decayed * start + the running sum, over the lanes before and with it, of weighted keys^T, which fades by
+// the decay of each lane it passes; and what is added on the diagonal.
+constexpr int kDoublings = TTR_SIMD_BYTES == 64 ? 4 : TTR_SIMD_BYTES == 32 ? 3 : 2;   // 2^kDoublings f32 lanes
 template <class T> struct Group {
-  int64_t P, tokens;
-  Lanes<T> decayed;
+  int64_t P;
+  Lanes<T> decayed;            // what is left of start
+  Lanes<T> left[kDoublings];   // what is left in lane l of lane l - 2^n: a_l ... a_{l - 2^n + 1}; 0 where there is no such lane
 };
+
+template <class T, int D, class> struct Earlier;
+template <class T, int D, int... L> struct Earlier<T, D, std::integer_sequence<int, L...>> {
+  static constexpr typename IndexRegister<T>::type from = {(L >= D ? L - D : L)...};
+};
+template <int D, class T> TTR_SIMD_INLINE Lanes<T> earlier(const Lanes<T>& x) {   // lane l <- lane l - D; the first D lanes are anything
+  return __builtin_shuffle(x, Earlier<T, D, std::make_integer_sequence<int, int(kWidth<T>)>>::from);
+}
+
+// x_l <- x_l + a_l x_{l-1} + a_l a_{l-1} x_{l-2} + ..., in as many steps as the number of lanes has bits
+template <class T, int D = 1, int N = 0> TTR_SIMD_INLINE void add_earlier(Lanes<T>& x, const Group<T>& g) {
+  if constexpr (D < kWidth<T>) {
+    x += g.left[N] * earlier<D, T>(x);
+    add_earlier<T, 2 * D, N + 1>(x, g);
+  }
+}
 
 // Rows of a tile whose sums stay in registers beside what they are made of: 32 registers in v4, 16 elsewhere.
 constexpr int64_t kRows = TTR_SIMD_BYTES == 64 ? kTile : kTile / 2;
@@ -43,15 +62,11 @@ constexpr int64_t kRows = TTR_SIMD_BYTES == 64 ? kTile : kTile / 2;
 template <class T>
 TTR_SIMD_INLINE void fill_rows(const Slab<T>& m, const Group<T>& g, const Lanes<T>* diagonal, int64_t i0, int64_t j0, Lanes<T> (&acc)[kRows][kTile]) {
   for (int64_t i = 0; i < kRows; ++i)
-    for (int64_t j = 0; j < kTile; ++j) acc[i][j] = g.decayed * m.start[(i0 + i) * g.P + j0 + j];
-  for (int64_t s = 0; s < g.tokens; ++s) {
-    const Lanes<T>* const w = m.weighted + s * g.P + i0;
-    const T* const key = m.keys + s * g.P + j0;
     for (int64_t j = 0; j < kTile; ++j) {
-      const Lanes<T> k = Lanes<T>{} + key[j];
-      for (int64_t i = 0; i < kRows; ++i) acc[i][j] += w[i] * k;
+      Lanes<T> pairs = m.weighted[i0 + i] * m.keys[j0 + j];
+      add_earlier<T>(pairs, g);
+      acc[i][j] = pairs + g.decayed * m.start[(i0 + i) * g.P + j0 + j];
     }
-  }
   if (i0 >= j0 && i0 < j0 + kTile)
     for (int64_t i = 0; i < kRows; ++i)
       for (int64_t j = 0; j < kTile; ++j)
@@ -180,20 +195,21 @@ template <class T> TTR_SIMD_INLINE void solve_span(const Span<T>& span, T* x, in
   for (int64_t r0 = 0; r0 < c; r0 += W) {
     const int64_t n = std::min(W, c - r0);   // lanes beyond the last token repeat it
     if (r0 + n > span.skip) {
-      Group<T> g{P, n, {}};
-      for (int64_t l = 0; l < W; ++l) {
+      Group<T> g{P, {}, {}};
+      for (int64_t l = 0; l < W; ++l) {   // lanes beyond the last token repeat it: no decay, no weight
         const int64_t r = r0 + std::min(l, n - 1);
         g.decayed[l] = r0 == 0 ? span.since[r] : span.between[r * C + r0 - 1];
+        g.left[0][l] = l == 0 ? T(0) : l < n ? span.between[r * C + r - 1] : T(1);
       }
-      for (int64_t s = 0; s < n; ++s) {
-        Lanes<T> weight{};
-        for (int64_t l = 0; l < W; ++l) weight[l] = span.between[(r0 + std::min(l, n - 1)) * C + r0 + s] * span.write[r0 + s];
-        for (int64_t i = 0; i < P; ++i) {
-          const T key = i < K ? span.kv[(r0 + s) * stride + i] : T(0);
-          m.keys[s * P + i] = key;
-          m.weighted[s * P + i] = weight * key;
+      for (int64_t step = 1, at = 1; 2 * step < W; step *= 2, ++at)
+        for (int64_t l = 0; l < W; ++l) g.left[at][l] = l < 2 * step ? T(0) : g.left[at - 1][l] * g.left[at - 1][l - step];
+      for (int64_t i = 0; i < P; ++i)
+        for (int64_t l = 0; l < W; ++l) {
+          const int64_t r = r0 + std::min(l, n - 1);
+          const T key = i < K ? span.kv[r * stride + i] : T(0);
+          m.keys[i][l] = key;
+          m.weighted[i][l] = l < n ? span.write[r] * key : T(0);
         }
-      }
       for (int64_t i = 0; i < P; ++i)
         for (int64_t l = 0; l < W; ++l) diagonal[i][l] = i < K ? span.rho[r0 + std::min(l, n - 1)] * span.ridge[i] : T(1);
       factor(m, g, diagonal);

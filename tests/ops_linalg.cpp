@@ -7,7 +7,7 @@ using namespace ttr::test;
 
 namespace {
 
-Tensor definite(const Shape& shape, uint64_t seed, Dtype dtype = Dtype::f64) {   // X X^T / n + 1
+Tensor positive(const Shape& shape, uint64_t seed, Dtype dtype = Dtype::f64) {   // X X^T / n + 1
   const Tensor x = random_tensor(shape, seed, dtype);
   return matmul(x, x, false, true) / double(shape[-1]) + identity(shape[-1], {dtype, cpu_device});
 }
@@ -23,7 +23,7 @@ TEST_SUITE("ops_linalg") {
     for (const Dtype dtype : {Dtype::f64, Dtype::f32})
       for (const int64_t n : {1, 2, 5, 16, 63, 64, 65, 130, 200}) {
         CAPTURE(n); CAPTURE(std::string(name_of(dtype)));
-        const Tensor a = definite({3, n, n}, 1, dtype), l = cholesky(a);
+        const Tensor a = positive({3, n, n}, 1, dtype), l = cholesky(a);
         CHECK(worst(matmul(l, l, false, true), a) < tolerance(dtype, 1e-13, 1e-5));
         CHECK(worst(tril(l), l) == 0);
         CHECK(worst(cholesky(tril(a) + transpose(tril(random_tensor({3, n, n}, 5, dtype), -1), -1, -2)), l) == 0);
@@ -66,13 +66,13 @@ TEST_SUITE("ops_linalg") {
     for (const Dtype dtype : {Dtype::f64, Dtype::f32})
       for (const int64_t n : {1, 6, 64, 100})
         for (const int64_t m : {1, 5}) {
-          const Tensor a = definite({2, 2, n, n}, 1, dtype), b = random_tensor({2, 2, n, m}, 2, dtype);
+          const Tensor a = positive({2, 2, n, n}, 1, dtype), b = random_tensor({2, 2, n, m}, 2, dtype);
           CHECK(worst(matmul(a, solve(a, b)), b) < tolerance(dtype, 1e-13, 1e-5));
         }
   }
 
   TEST_CASE("derivatives to order 2") {
-    const Tensor a = definite({2, 4, 4}, 1), b = random_tensor({2, 4, 3}, 2);
+    const Tensor a = positive({2, 4, 4}, 1), b = random_tensor({2, 4, 3}, 2);
     const GradCheck c = check([](const Tensors& x) { return cholesky(x[0]); }, {a});
     CAPTURE(c.where);
     CHECK(c.within(1e-8));
@@ -91,7 +91,7 @@ TEST_SUITE("ops_linalg") {
   }
 
   TEST_CASE("a solve equals the two halves of its factor, and differentiates the same") {
-    const Tensor a = definite({3, 70, 70}, 1), b = random_tensor({3, 70, 2}, 2);
+    const Tensor a = positive({3, 70, 70}, 1), b = random_tensor({3, 70, 2}, 2);
     const Function whole = [](const Tensors& x) { return solve((x[0] + transpose(x[0], -1, -2)) * 0.5, x[1]); };
     const Function halves = [](const Tensors& x) {
       const Tensor l = cholesky((x[0] + transpose(x[0], -1, -2)) * 0.5);
@@ -105,7 +105,7 @@ TEST_SUITE("ops_linalg") {
 
   TEST_CASE("the same bits for any number of threads") {
     const int before = thread_count();
-    const Tensor a = definite({1, 140, 140}, 1, Dtype::f32), b = random_tensor({1, 140, 300}, 2, Dtype::f32);
+    const Tensor a = positive({1, 140, 140}, 1, Dtype::f32), b = random_tensor({1, 140, 300}, 2, Dtype::f32);
     std::vector<std::vector<float>> found;
     for (const int threads : {1, 2, 7}) {
       set_thread_count(threads);
