@@ -4,6 +4,9 @@
 struct TomlAssertion {};
 #undef NDEBUG
 #define TOML_ASSERT(expression) ((expression) ? void() : throw TomlAssertion())
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wterminate"   // some of its assertions stand in noexcept functions: there the program ends
+#endif
 #include <toml++/toml.h>
 #include <ttr/apps/config_file.hpp>
 #include <ttr/core/open_file.hpp>

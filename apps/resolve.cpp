@@ -88,6 +88,9 @@ RunConfig resolve(const TrainFlags& flags, const RunFolder* resumed) {
   if (c.eval_every == 0) c.eval_every = std::max<int64_t>(1, (c.steps + 3) / 4);
   if (c.save_every == 0) c.save_every = c.eval_every;
   if (c.schedule_steps == 0) c.schedule_steps = c.steps;
+  if (c.schedule != "constant" && c.schedule_steps <= c.warmup)
+    throw refuse(kWhere, "{} is {}, needs more than the {} steps of --warmup with --schedule {}; give a smaller --warmup too",
+                 c.schedule_steps == c.steps ? "--steps" : "--schedule-steps", c.schedule_steps, c.warmup, c.schedule);
   config_of_toml(toml_of(c), "the configuration");   // what could not be read again is refused now: a path that is no UTF-8
   return c;
 }

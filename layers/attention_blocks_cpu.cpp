@@ -163,21 +163,21 @@ TTR_SIMD_CLONES void mask_and_raise(float* s, const Mask& m, const float* bias, 
   if (bias) mask_and_raise_rows<true>(s, m, bias, top);
   else mask_and_raise_rows<false>(s, m, bias, top);
 }
-TTR_SIMD_CLONES void mask_and_raise(double* s, const Mask& m, const double* bias, double* top) {
+void mask_and_raise(double* s, const Mask& m, const double* bias, double* top) {
   if (bias) mask_and_raise_rows<true>(s, m, bias, top);
   else mask_and_raise_rows<false>(s, m, bias, top);
 }
 TTR_SIMD_CLONES void lower(const float* before, int64_t width, float* top, float* sum, float* factor) {
   lower_sums(before, width, top, sum, factor);
 }
-TTR_SIMD_CLONES void lower(const double* before, int64_t width, double* top, double* sum, double* factor) {
+void lower(const double* before, int64_t width, double* top, double* sum, double* factor) {
   lower_sums(before, width, top, sum, factor);
 }
 TTR_SIMD_CLONES void exponentiate(float* s, const Mask& m, const float* bias, const float* top, float* sum) {
   if (bias) exponentiate_rows<true>(s, m, bias, top, sum);
   else exponentiate_rows<false>(s, m, bias, top, sum);
 }
-TTR_SIMD_CLONES void exponentiate(double* s, const Mask& m, const double* bias, const double* top, double* sum) {
+void exponentiate(double* s, const Mask& m, const double* bias, const double* top, double* sum) {
   if (bias) exponentiate_rows<true>(s, m, bias, top, sum);
   else exponentiate_rows<false>(s, m, bias, top, sum);
 }
@@ -185,32 +185,32 @@ TTR_SIMD_CLONES void differentiate(float* s, float* dp, const Mask& m, const flo
   if (bias) differentiate_rows<true>(s, dp, m, bias, lse, delta);
   else differentiate_rows<false>(s, dp, m, bias, lse, delta);
 }
-TTR_SIMD_CLONES void differentiate(double* s, double* dp, const Mask& m, const double* bias, const double* lse, const double* delta) {
+void differentiate(double* s, double* dp, const Mask& m, const double* bias, const double* lse, const double* delta) {
   if (bias) differentiate_rows<true>(s, dp, m, bias, lse, delta);
   else differentiate_rows<false>(s, dp, m, bias, lse, delta);
 }
 TTR_SIMD_CLONES void add_row_sums(const float* x, int64_t n, int64_t width, double* to, int64_t step) {
   for (int64_t r = 0; r < n; ++r) to[r * step] += double(row_sum(x + r * width, width));
 }
-TTR_SIMD_CLONES void add_row_sums(const double* x, int64_t n, int64_t width, double* to, int64_t step) {
+void add_row_sums(const double* x, int64_t n, int64_t width, double* to, int64_t step) {
   for (int64_t r = 0; r < n; ++r) to[r * step] += double(row_sum(x + r * width, width));
 }
 TTR_SIMD_CLONES void multiply(const float* from, int64_t from_stride, int64_t rows, int64_t dim, const float* factor, float* to, int64_t to_stride) {
   multiply_rows(from, from_stride, rows, dim, factor, to, to_stride);
 }
-TTR_SIMD_CLONES void multiply(const double* from, int64_t from_stride, int64_t rows, int64_t dim, const double* factor, double* to, int64_t to_stride) {
+void multiply(const double* from, int64_t from_stride, int64_t rows, int64_t dim, const double* factor, double* to, int64_t to_stride) {
   multiply_rows(from, from_stride, rows, dim, factor, to, to_stride);
 }
 TTR_SIMD_CLONES void transpose(const float* x, int64_t stride, int64_t rows, int64_t width, int64_t dim, float* columns) {
   transpose_rows(x, stride, rows, width, dim, columns);
 }
-TTR_SIMD_CLONES void transpose(const double* x, int64_t stride, int64_t rows, int64_t width, int64_t dim, double* columns) {
+void transpose(const double* x, int64_t stride, int64_t rows, int64_t width, int64_t dim, double* columns) {
   transpose_rows(x, stride, rows, width, dim, columns);
 }
 TTR_SIMD_CLONES void dot(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t dim, float* out) {
   dot_rows(a, a_stride, b, b_stride, rows, dim, out);
 }
-TTR_SIMD_CLONES void dot(const double* a, int64_t a_stride, const double* b, int64_t b_stride, int64_t rows, int64_t dim, double* out) {
+void dot(const double* a, int64_t a_stride, const double* b, int64_t b_stride, int64_t rows, int64_t dim, double* out) {
   dot_rows(a, a_stride, b, b_stride, rows, dim, out);
 }
 

@@ -329,11 +329,11 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
 }
 
 TTR_SIMD_CLONES void forward_head_f32(const DeltaForward<float>& a, float* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
-TTR_SIMD_CLONES void forward_head_f64(const DeltaForward<double>& a, double* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
+void forward_head_f64(const DeltaForward<double>& a, double* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
 TTR_SIMD_CLONES void backward_head_f32(const DeltaBackward<float>& a, float* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   backward_head(a, slab, b, h, first_key, first_value);
 }
-TTR_SIMD_CLONES void backward_head_f64(const DeltaBackward<double>& a, double* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
+void backward_head_f64(const DeltaBackward<double>& a, double* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   backward_head(a, slab, b, h, first_key, first_value);
 }
 

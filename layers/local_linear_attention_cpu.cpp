@@ -154,58 +154,58 @@ TTR_SIMD_INLINE void differentiate_of(const T* __restrict__ p, const T* __restri
 TTR_SIMD_CLONES void multiply_by(float* x, const float* y, int64_t n) {
   multiply_by_of(x, y, n);
 }
-TTR_SIMD_CLONES void multiply_by(double* x, const double* y, int64_t n) {
+void multiply_by(double* x, const double* y, int64_t n) {
   multiply_by_of(x, y, n);
 }
 TTR_SIMD_CLONES void multiply_columns(float* x, int64_t n, int64_t width, const float* factor) {
   multiply_columns_of(x, n, width, factor);
 }
-TTR_SIMD_CLONES void multiply_columns(double* x, int64_t n, int64_t width, const double* factor) {
+void multiply_columns(double* x, int64_t n, int64_t width, const double* factor) {
   multiply_columns_of(x, n, width, factor);
 }
 TTR_SIMD_CLONES void dot_columns(const float* a, const float* b, int64_t rows, int64_t width, float* out) {
   dot_columns_of(a, b, rows, width, out);
 }
-TTR_SIMD_CLONES void dot_columns(const double* a, const double* b, int64_t rows, int64_t width, double* out) {
+void dot_columns(const double* a, const double* b, int64_t rows, int64_t width, double* out) {
   dot_columns_of(a, b, rows, width, out);
 }
 TTR_SIMD_CLONES void weigh_centred(float* x, const float* p, int64_t n, int64_t width, const float* centre) {
   weigh_centred_of(x, p, n, width, centre);
 }
-TTR_SIMD_CLONES void weigh_centred(double* x, const double* p, int64_t n, int64_t width, const double* centre) {
+void weigh_centred(double* x, const double* p, int64_t n, int64_t width, const double* centre) {
   weigh_centred_of(x, p, n, width, centre);
 }
 TTR_SIMD_CLONES void smooth(float* x, const float* p, int64_t n, int64_t width, const float* centre) {
   smooth_of(x, p, n, width, centre);
 }
-TTR_SIMD_CLONES void smooth(double* x, const double* p, int64_t n, int64_t width, const double* centre) {
+void smooth(double* x, const double* p, int64_t n, int64_t width, const double* centre) {
   smooth_of(x, p, n, width, centre);
 }
 TTR_SIMD_CLONES bool step(float* x, float* residual, float* direction, float* image, int64_t K, int64_t width, const float* ridge, const float* goal,
                           float* rr) {
   return step_of(x, residual, direction, image, K, width, ridge, goal, rr);
 }
-TTR_SIMD_CLONES bool step(double* x, double* residual, double* direction, double* image, int64_t K, int64_t width, const double* ridge, const double* goal,
+bool step(double* x, double* residual, double* direction, double* image, int64_t K, int64_t width, const double* ridge, const double* goal,
                           double* rr) {
   return step_of(x, residual, direction, image, K, width, ridge, goal, rr);
 }
 TTR_SIMD_CLONES void multiply_pairs(const float* k, int64_t k_step, int64_t n, int64_t K, float* pairs) {
   multiply_pairs_of(k, k_step, n, K, pairs);
 }
-TTR_SIMD_CLONES void multiply_pairs(const double* k, int64_t k_step, int64_t n, int64_t K, double* pairs) {
+void multiply_pairs(const double* k, int64_t k_step, int64_t n, int64_t K, double* pairs) {
   multiply_pairs_of(k, k_step, n, K, pairs);
 }
 TTR_SIMD_CLONES void solve_columns(float* moments, const float* mean, const float* ridge, int64_t K, int64_t width, float* x) {
   solve_columns_of(moments, mean, ridge, K, width, x);
 }
-TTR_SIMD_CLONES void solve_columns(double* moments, const double* mean, const double* ridge, int64_t K, int64_t width, double* x) {
+void solve_columns(double* moments, const double* mean, const double* ridge, int64_t K, int64_t width, double* x) {
   solve_columns_of(moments, mean, ridge, K, width, x);
 }
 TTR_SIMD_CLONES void differentiate_pairs(const float* p, const float* g, const float* lines, int64_t n, int64_t width, const Centres<float>& of,
                                          float* out) {
   differentiate_of(p, g, lines, n, width, of, out);
 }
-TTR_SIMD_CLONES void differentiate_pairs(const double* p, const double* g, const double* lines, int64_t n, int64_t width, const Centres<double>& of,
+void differentiate_pairs(const double* p, const double* g, const double* lines, int64_t n, int64_t width, const Centres<double>& of,
                                          double* out) {
   differentiate_of(p, g, lines, n, width, of, out);
 }

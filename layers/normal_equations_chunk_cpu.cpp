@@ -166,13 +166,13 @@ TTR_SIMD_INLINE void adjoint(const Span<T>& span, const T* q, int64_t q_stride, 
 TTR_SIMD_CLONES void answer_f32(const Span<float>& s, const float* q, int64_t q_stride, float scale, float* y, int64_t y_stride, float* at) {
   answer(s, q, q_stride, scale, y, y_stride, at);
 }
-TTR_SIMD_CLONES void answer_f64(const Span<double>& s, const double* q, int64_t q_stride, double scale, double* y, int64_t y_stride, double* at) {
+void answer_f64(const Span<double>& s, const double* q, int64_t q_stride, double scale, double* y, int64_t y_stride, double* at) {
   answer(s, q, q_stride, scale, y, y_stride, at);
 }
 TTR_SIMD_CLONES void adjoint_f32(const Span<float>& s, const float* q, int64_t q_stride, float scale, const float* dy, int64_t dy_stride, float* x, float* at) {
   adjoint(s, q, q_stride, scale, dy, dy_stride, x, at);
 }
-TTR_SIMD_CLONES void adjoint_f64(const Span<double>& s, const double* q, int64_t q_stride, double scale, const double* dy, int64_t dy_stride, double* x,
+void adjoint_f64(const Span<double>& s, const double* q, int64_t q_stride, double scale, const double* dy, int64_t dy_stride, double* x,
                                  double* at) {
   adjoint(s, q, q_stride, scale, dy, dy_stride, x, at);
 }

@@ -361,11 +361,11 @@ TTR_SIMD_INLINE void backward_head(const NormalBackward<T>& a, T* at, int64_t b,
 }
 
 TTR_SIMD_CLONES void forward_head_f32(const NormalForward<float>& a, float* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
-TTR_SIMD_CLONES void forward_head_f64(const NormalForward<double>& a, double* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
+void forward_head_f64(const NormalForward<double>& a, double* slab, int64_t b, int64_t h) { forward_head(a, slab, b, h); }
 TTR_SIMD_CLONES void backward_head_f32(const NormalBackward<float>& a, float* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   backward_head(a, slab, b, h, first_key, first_value);
 }
-TTR_SIMD_CLONES void backward_head_f64(const NormalBackward<double>& a, double* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
+void backward_head_f64(const NormalBackward<double>& a, double* slab, int64_t b, int64_t h, bool first_key, bool first_value) {
   backward_head(a, slab, b, h, first_key, first_value);
 }
 

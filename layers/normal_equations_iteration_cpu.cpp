@@ -107,7 +107,7 @@ template <class T> TTR_SIMD_INLINE void solve_span(const Span<T>& span, T* x, in
 TTR_SIMD_CLONES void solve_f32(const Span<float>& span, float* x, int64_t sets, int64_t steps, float tolerance, float* slab) {
   solve_span(span, x, sets, steps, tolerance, slab);
 }
-TTR_SIMD_CLONES void solve_f64(const Span<double>& span, double* x, int64_t sets, int64_t steps, double tolerance, double* slab) {
+void solve_f64(const Span<double>& span, double* x, int64_t sets, int64_t steps, double tolerance, double* slab) {
   solve_span(span, x, sets, steps, tolerance, slab);
 }
 

@@ -35,23 +35,25 @@ inline constexpr auto chunk = Point::chunk;
 struct TokenRate {
   using Number = double;
   Tensor step_size;                // 1 where the recipe has none
-  Tensor momentum;                 // defined where the rule's slots list it
+  Tensor momentum;                 // defined where the rule says momentum_by_slot
   double correct1 = 1, correct2 = 1, decay = 0;
   std::function<Tensor(std::string_view)> slot;   // any other slot the rule lists
 };
 namespace detail {
 std::vector<Slot> momentum_slots();
 }
-// The slots of a rule beside step_size; a rule of yours may list its own with slots().
+// The slots of a rule beside step_size; a rule of yours may list its own with slots(). A member `momentum` is a number as any other, unless the
+// rule says momentum_by_slot: then it is the trainer's, and inside a layer the slot `momentum` stands for it.
 template <class Rule> std::vector<Slot> slots_of(const Rule& rule) {
   if constexpr (requires { rule.slots(); }) return rule.slots();
-  else if constexpr (requires { rule.momentum; }) return detail::momentum_slots();
+  else if constexpr (requires { Rule::momentum_by_slot; }) return detail::momentum_slots();
   else return {};
 }
 
 template <class R> struct RuleOption {   // prints as the rule's own text
   static constexpr bool always_printed = !std::same_as<R, Sgd>;
-  R rule{};
+  R rule;
+  RuleOption(R r = {}) : rule(std::move(r)) {}   // so that .rule = MyRule{...} is enough
   std::string text() const { return text_of(rule); }
   static RuleOption parse(const std::string& text) { return {from_options<R>("rule", detail::split_call("rule", text).second)}; }
 };
@@ -62,6 +64,13 @@ Tensor per_row(const Tensor& x, const Tensor& p);
 // The rows of p [N, R, D] as long as those of `model`: p |model_r| / (|p_r| + 1e-5).
 Tensor with_row_norms(const Tensor& p, const Tensor& model);
 }
+
+// What a rule must offer; Descend says in a sentence what is missing.
+template <class R> inline constexpr bool counts_memories = requires { requires R::memories >= 0 && R::memories <= 2; };
+template <class R> concept MovesParameters = requires(const R& rule, Tensor& p, const Tensor& g, Tensor& m, const TokenRate& rate) {
+  requires (R::memories == 0 && requires { rule(p, g, rate); }) || (R::memories == 1 && requires { rule(p, g, m, rate); }) ||
+           (R::memories == 2 && requires { rule(p, g, m, m, rate); });
+};
 
 namespace detail {
 // What Descend does, for any rule: the rule itself is behind `move`, so that a program that brings a rule compiles the rule and not this.
@@ -101,6 +110,9 @@ struct Descent {
 // The one first-order optimizer: each pair this token wrote takes one step of the rule.
 //   theta <- rule(discount(theta), strength * gradient(at the point))
 template <class Rule> struct Descend {
+  static_assert(counts_memories<Rule>, "the rule does not say how many memories it has: it needs static constexpr int memories = 0 (or 1, or 2)");
+  static_assert(!counts_memories<Rule> || MovesParameters<Rule>,
+                "the rule cannot be called: it needs operator()(X& p, const X& g, one X& for each of its memories, const R& rate) const");
   static constexpr const char* name = "descend";
   static constexpr Demand demand = Demand::incremental;
   Point at = Point::previous;
@@ -132,7 +144,7 @@ template <class Rule> struct Descend {
   }
   static void move(const void* from, Tensor& p, const Tensor& g, Tensor* m, TokenRate& shown, int64_t count) {
     const Rule& rule = *static_cast<const Rule*>(from);
-    if constexpr (requires { rule.momentum; }) shown.momentum = shown.slot("momentum");
+    if constexpr (requires { Rule::momentum_by_slot; }) shown.momentum = shown.slot("momentum");
     if constexpr (requires { rule.beta1, rule.beta2, rule.decay; }) {
       shown.correct1 = 1 - std::pow(rule.beta1, double(count + 1));
       shown.correct2 = 1 - std::pow(rule.beta2, double(count + 1));

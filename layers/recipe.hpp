@@ -356,7 +356,10 @@ class Recipe {
     static_assert(
         FunctionClass<F>,
         "the second ingredient is no function class: it needs init(View), loss(theta, point, View, i) and read(theta, View, log_scale)");
-    static_assert(Optimizer<O>, "the third ingredient is no optimizer: it needs start(State), advance(State, Regression) and a Demand `demand`");
+    static_assert(Optimizer<O> || !requires { O::memories; },
+                  "the third ingredient is an update rule, not an optimizer: it needs to be put into one, Descend<MyRule>{}");
+    static_assert(Optimizer<O> || requires { O::memories; },
+                  "the third ingredient is no optimizer: it needs start(State), advance(State, Regression) and a Demand `demand`");
     if constexpr (Weights<W> && FunctionClass<F> && Optimizer<O>) {
       static_assert(O::demand != Demand::linear || LinearInParameters<F>,
                     "this optimizer solves a linear system: it needs a function class that is linear in its parameters (design, penalty, solved)");

@@ -41,6 +41,12 @@ std::vector<std::string> split_triple(const std::string& text) {
 
 }  // namespace
 
+std::string Vocabulary::claim(const char* kind, const std::string& name, const std::type_info& type) {
+  const auto [owner, added] = owners_.try_emplace(std::string(kind) + " " + name, &type);
+  if (!added && *owner->second != type) throw refuse("vocabulary", "{} '{}' is the name of another type already, needs one of its own", kind, name);
+  return name;
+}
+
 Recipe Vocabulary::parse(const std::string& text) const {
   const std::vector<std::string> parts = split_triple(text);
   if (parts.size() == 1) return published(parts[0]).recipe;

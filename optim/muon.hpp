@@ -21,6 +21,7 @@ struct Muon {
   static constexpr const char* name = "muon";
   static constexpr int memories = 1;
   static constexpr bool of_matrices = true;   // not for vectors: NS of a vector is its direction
+  static constexpr bool momentum_by_slot = true;
   double momentum = 0.95;                     // the trainer's clock; inside a layer it is a slot
   MuonSchedule schedule = MuonSchedule::keller;
   int64_t iterations = 5;

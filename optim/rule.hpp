@@ -23,6 +23,7 @@ struct Sgd {
 struct Momentum {
   static constexpr const char* name = "momentum";
   static constexpr int memories = 1;
+  static constexpr bool momentum_by_slot = true;
   double momentum = 0.9;   // the trainer's clock; inside a layer it is a slot
   void each(auto&& f) { f("momentum", momentum); }
   template <class X, class R> TTR_BOTH void operator()(X& p, const X& g, X& m, const R& rate) const {

@@ -34,19 +34,19 @@ TTR_SIMD_INLINE void update_range(const Rule& rule, const Update<X>& u, bool dec
 TTR_SIMD_CLONES void run(const Sgd& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) {
   update_range(r, u, decays, begin, end);
 }
-TTR_SIMD_CLONES void run(const Sgd& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
+void run(const Sgd& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
   update_range(r, u, decays, begin, end);
 }
 TTR_SIMD_CLONES void run(const Momentum& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) {
   update_range(r, u, decays, begin, end);
 }
-TTR_SIMD_CLONES void run(const Momentum& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
+void run(const Momentum& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
   update_range(r, u, decays, begin, end);
 }
 TTR_SIMD_CLONES void run(const AdamW& r, const Update<float>& u, bool decays, int64_t begin, int64_t end) {
   update_range(r, u, decays, begin, end);
 }
-TTR_SIMD_CLONES void run(const AdamW& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
+void run(const AdamW& r, const Update<double>& u, bool decays, int64_t begin, int64_t end) {
   update_range(r, u, decays, begin, end);
 }
 
@@ -68,7 +68,7 @@ template <class X> TTR_SIMD_INLINE double squares_of(const X* x, int64_t n) {   
   return sum;
 }
 TTR_SIMD_CLONES double squares(const float* x, int64_t n) { return squares_of(x, n); }
-TTR_SIMD_CLONES double squares(const double* x, int64_t n) { return squares_of(x, n); }
+double squares(const double* x, int64_t n) { return squares_of(x, n); }
 
 }  // namespace
 

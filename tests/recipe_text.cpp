@@ -21,6 +21,20 @@ std::string sentence(const std::string& recipe) {
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 // Ingredients of a user: a rule, weights and a function class, none of which ttr knows.
+struct LookAhead {   // m = momentum m + g,  p = p - step_size (g + momentum m)
+  static constexpr int memories = 1;
+  double momentum = 0.9;
+  void each(auto&& f) { f("momentum", momentum); }
+  template <class X, class R> void operator()(X& p, const X& g, X& m, const R& rate) const {
+    m = momentum * m + g;
+    p = p - rate.step_size * (g + momentum * m);
+  }
+};
+struct Disguised {
+  static constexpr const char* name = "momentum";
+  static constexpr int memories = 0;
+  template <class X, class R> void operator()(X& p, const X& g, const R& rate) const { p = p - rate.step_size * g; }
+};
 struct SignDescent {
   static constexpr int memories = 0;
   double shrink = 1;
@@ -180,6 +194,25 @@ TEST_SUITE("recipe_text") {
     const std::vector<double> whole = fold(signs, {.slots = data}).y.to_vector<double>(), part = fold(half, {.slots = data}).y.to_vector<double>();
     for (size_t i = 0; i < whole.size(); ++i) CHECK(part[i] == doctest::Approx(0.5 * whole[i]).epsilon(1e-12));
     CHECK(contains(sentence("even / linear / descend[rule=sign_descend]"), "did you mean 'sign_descent'?"));
+  }
+
+  TEST_CASE("a member of one's own rule is a number whatever its name, and a name that is taken is refused") {
+    const Recipe mine{EvenWeights{}, LinearMap{}, Descend<LookAhead>{.rule = LookAhead{.momentum = 0}}};
+    CHECK(mine.text() == "even / linear / descend[rule=look_ahead[momentum=0]]");
+    CHECK(mine.slots().size() == recipes::delta_net.slots().size());   // no slot `momentum`
+    Slots slots = some_slots(5, 3);
+    slots["step_size"] = full({1, 5, 1}, 0.25, {Dtype::f64, cpu_device});
+    CHECK(fold(mine, {.slots = slots}).y.to_vector<double>() == fold(recipes::delta_net, {.slots = slots}).y.to_vector<double>());
+    vocabulary().add<LookAhead>();
+    vocabulary().add<LookAhead>();   // again is nothing new
+    std::string why;
+    try {
+      vocabulary().add<Disguised>();
+    } catch (const Error& e) {
+      why = e.what();
+    }
+    CHECK(why == "[vocabulary] rule 'momentum' is the name of another type already, needs one of its own");
+    CHECK(parse_recipe("titans") == recipes::titans);
   }
 
   TEST_CASE("a slot whose size the caller chooses takes any size, and only there") {

@@ -204,17 +204,18 @@ TEST_SUITE("safetensors") {
     const std::string path = folder.file("a.safetensors");
     const std::vector<float> x{1, 2, 3};
     write_safetensors(path, {{"x", raw("F32", {3}, x)}, {"y", raw("U8", {2, 3, 2}, x)}}, {{"k", "v"}});
-    const std::string good = get(path);
-    for (size_t length = 0; length < good.size(); ++length) {
-      put(path, good.substr(0, length));
+    const std::string good = get(path);   // cut and changed where it lies: some file systems wait for the disk when a file is written anew
+    for (size_t length = good.size(); length-- > 0;) {
+      std::filesystem::resize_file(path, length);
       CAPTURE(length);
       CHECK(refusal(path).find("[safetensors]") == 0);
     }
+    put(path, good);
     for (size_t at = 0; at < good.size(); ++at)
       for (const char change : {'\0', '"', '[', '9', '-', '\xff'}) {
         std::string bad = good;
         bad[at] = change;
-        put(path, bad);
+        std::fstream(path, std::ios::in | std::ios::out | std::ios::binary) << bad;
         try {
           const SafetensorsFile file(path);
           size_t sum = 0;

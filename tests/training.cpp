@@ -206,6 +206,7 @@ TEST_CASE("what is wrong in a configuration is one sentence with its line") {
            {"dim = \n", {"line 1 of", "is no TOML"}},
            {"recipe = \"delta_nett\"\n", {"'delta_nett'", "did you mean 'delta_net'?"}},
            {"recipe = \"delta_net\"\ningredients = \"even / mlp / descend\"\n", {"ingredients is even / mlp / descend, needs even / linear / descend"}},
+           {"schedule = \"cosine\"\nsteps = 20\nwarmup = 100\n", {"--steps is 20, needs more than the 100 steps of --warmup", "give a smaller --warmup"}},
            {"batch = 2\naccumulate = 3\n", {"--accumulate is 3, needs at most the batch of 2"}},
        }) {
     CAPTURE(w.text);

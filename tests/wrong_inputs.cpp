@@ -573,7 +573,7 @@ TEST_SUITE("slow_wrong_inputs") {
     on_text({"--dtype=bf16"}, kRefused, "bf16");
     on_text({"--route=nowhere"}, kRefused, "'nowhere' is unknown");
     on_text({"--route=softmax_attention/cpu-blocked"}, kRefused, "is asked for and refuses");
-    on_text({"--schedule=wsd", "--warmup=99", "--schedule-steps=9"}, kRefused, "");
+    on_text({"--schedule=wsd", "--warmup=99", "--schedule-steps=9"}, kRefused, "--schedule-steps is 9");
     on_text({}, kRefused, "'nowhere' is unknown", {"TTR_ROUTE=nowhere"});
     for (const char* threads : {"x", "0", "-1", "1x", "1025", "99999999999999999999", "1.5", " ", "∞"})
       on_text({}, kRefused, "TTR_THREADS", {std::string("TTR_THREADS=") + threads});

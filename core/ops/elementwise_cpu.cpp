@@ -208,7 +208,7 @@ template <class T> TTR_SIMD_INLINE void unary_loop(Unary op, int64_t n, const T*
   }
 }
 TTR_SIMD_CLONES void unary_clones(Unary op, int64_t n, const float* x, float* y) { unary_loop(op, n, x, y); }
-TTR_SIMD_CLONES void unary_clones(Unary op, int64_t n, const double* x, double* y) { unary_loop(op, n, x, y); }
+void unary_clones(Unary op, int64_t n, const double* x, double* y) { unary_loop(op, n, x, y); }
 
 // Rows of the innermost axis from `first` to `last`: row(offset of operand 0, 1, 2) is called in order.
 template <class Row> TTR_SIMD_INLINE void walk_rows(const Broadcast& s, int64_t first, int64_t last, Row&& row) {
@@ -231,6 +231,11 @@ template <class Row> TTR_SIMD_INLINE void walk_rows(const Broadcast& s, int64_t 
   }
 }
 
+// Out of the clones: memory in strides is not worth vectors.
+template <Binary op, class T> [[gnu::noinline]] void strided_row(int64_t n, const T* a, int64_t step_a, const T* b, int64_t step_b, T* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = one<op>(a[i * step_a], b[i * step_b]);
+}
+
 template <Binary op, class T> TTR_SIMD_INLINE void row(int64_t n, const T* a, int64_t step_a, const T* b, int64_t step_b, T* y) {
   if (step_a == 1 && step_b == 1) {
 #pragma GCC ivdep
@@ -244,7 +249,7 @@ template <Binary op, class T> TTR_SIMD_INLINE void row(int64_t n, const T* a, in
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) y[i] = one<op>(c, b[i]);
   } else {
-    for (int64_t i = 0; i < n; ++i) y[i] = one<op>(a[i * step_a], b[i * step_b]);
+    strided_row<op>(n, a, step_a, b, step_b, y);
   }
 }
 
@@ -289,7 +294,7 @@ TTR_SIMD_INLINE void binary_rows(Binary op, const Broadcast& s, int64_t first, i
 TTR_SIMD_CLONES void binary_clones(Binary op, const Broadcast& s, int64_t first, int64_t last, const float* a, const float* b, float* y) {
   binary_rows(op, s, first, last, a, b, y);
 }
-TTR_SIMD_CLONES void binary_clones(Binary op, const Broadcast& s, int64_t first, int64_t last, const double* a, const double* b,
+void binary_clones(Binary op, const Broadcast& s, int64_t first, int64_t last, const double* a, const double* b,
                                    double* y) {
   binary_rows(op, s, first, last, a, b, y);
 }
@@ -326,7 +331,7 @@ TTR_SIMD_CLONES void select_clones(const Broadcast& s, int64_t first, int64_t la
                                    float* y) {
   select_rows(s, first, last, mask, a, b, y);
 }
-TTR_SIMD_CLONES void select_clones(const Broadcast& s, int64_t first, int64_t last, const double* mask, const double* a, const double* b,
+void select_clones(const Broadcast& s, int64_t first, int64_t last, const double* mask, const double* a, const double* b,
                                    double* y) {
   select_rows(s, first, last, mask, a, b, y);
 }

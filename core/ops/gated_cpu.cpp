@@ -41,9 +41,9 @@ template <class T> TTR_SIMD_INLINE void backward_rows(const GatedBackward<T>& p,
                  p.dx.at ? p.dx.at + r * p.dx.token_stride : nullptr, p.d_gate.at ? p.d_gate.at + r * p.d_gate.token_stride : nullptr);
 }
 TTR_SIMD_CLONES void forward_clones(const GatedForward<float>& p, int64_t begin, int64_t end) { forward_rows(p, begin, end); }
-TTR_SIMD_CLONES void forward_clones(const GatedForward<double>& p, int64_t begin, int64_t end) { forward_rows(p, begin, end); }
+void forward_clones(const GatedForward<double>& p, int64_t begin, int64_t end) { forward_rows(p, begin, end); }
 TTR_SIMD_CLONES void backward_clones(const GatedBackward<float>& p, int64_t begin, int64_t end) { backward_rows(p, begin, end); }
-TTR_SIMD_CLONES void backward_clones(const GatedBackward<double>& p, int64_t begin, int64_t end) { backward_rows(p, begin, end); }
+void backward_clones(const GatedBackward<double>& p, int64_t begin, int64_t end) { backward_rows(p, begin, end); }
 
 int64_t rows_of_grain(int64_t n) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(n, 1)); }
 

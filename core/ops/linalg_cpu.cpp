@@ -13,13 +13,13 @@ namespace {
 constexpr int64_t kBlock = 64, kColumns = 128;
 
 TTR_SIMD_CLONES float dot(int64_t n, const float* x, const float* y) { return row_dot(n, x, y); }
-TTR_SIMD_CLONES double dot(int64_t n, const double* x, const double* y) { return row_dot(n, x, y); }
+double dot(int64_t n, const double* x, const double* y) { return row_dot(n, x, y); }
 
 template <class T> TTR_SIMD_INLINE void subtract_row(int64_t n, T c, const T* __restrict from, T* __restrict to) {   // from, to [n]
   for (int64_t i = 0; i < n; ++i) to[i] -= c * from[i];
 }
 TTR_SIMD_CLONES void subtract(int64_t n, float c, const float* from, float* to) { subtract_row(n, c, from, to); }
-TTR_SIMD_CLONES void subtract(int64_t n, double c, const double* from, double* to) { subtract_row(n, c, from, to); }
+void subtract(int64_t n, double c, const double* from, double* to) { subtract_row(n, c, from, to); }
 
 // Rows [begin, end) of U [n, n], whose rows before `begin` have been subtracted: scale one, take it out of those below.
 template <class T> TTR_SIMD_INLINE void factor_block(int64_t n, int64_t begin, int64_t end, T* u) {
@@ -33,7 +33,7 @@ template <class T> TTR_SIMD_INLINE void factor_block(int64_t n, int64_t begin, i
   }
 }
 TTR_SIMD_CLONES void factor_rows(int64_t n, int64_t begin, int64_t end, float* u) { factor_block(n, begin, end, u); }
-TTR_SIMD_CLONES void factor_rows(int64_t n, int64_t begin, int64_t end, double* u) { factor_block(n, begin, end, u); }
+void factor_rows(int64_t n, int64_t begin, int64_t end, double* u) { factor_block(n, begin, end, u); }
 
 // Works on U = L^T above the diagonal, where every inner loop runs along a row, and turns it over at the end.
 template <class T> void factor(int64_t n, const T* a, T* l) {   // a, l [n, n]

@@ -14,13 +14,13 @@ template <class T> TTR_SIMD_INLINE T log_sum_exp(int64_t n, const T* x) {   // x
 }
 
 TTR_SIMD_CLONES float row_lse(int64_t n, const float* x) { return log_sum_exp(n, x); }
-TTR_SIMD_CLONES double row_lse(int64_t n, const double* x) { return log_sum_exp(n, x); }
+double row_lse(int64_t n, const double* x) { return log_sum_exp(n, x); }
 
 template <class T> TTR_SIMD_INLINE void scaled_softmax(int64_t n, const T* x, T lse, T scale, T* dx) {   // x, dx [n]
   for (int64_t i = 0; i < n; ++i) dx[i] = scale * fast_exp(x[i] - lse);
 }
 TTR_SIMD_CLONES void row_softmax(int64_t n, const float* x, float lse, float scale, float* dx) { scaled_softmax(n, x, lse, scale, dx); }
-TTR_SIMD_CLONES void row_softmax(int64_t n, const double* x, double lse, double scale, double* dx) { scaled_softmax(n, x, lse, scale, dx); }
+void row_softmax(int64_t n, const double* x, double lse, double scale, double* dx) { scaled_softmax(n, x, lse, scale, dx); }
 
 int64_t grain(int64_t n) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(n, 1)); }   // rows worth waking a thread for
 

@@ -61,19 +61,19 @@ TTR_SIMD_INLINE void backward_rows(const NormBackward<T>& p, int64_t begin, int6
 }
 
 TTR_SIMD_CLONES void forward_rms(const NormForward<float>& p, int64_t begin, int64_t end) { forward_rows<false>(p, begin, end); }
-TTR_SIMD_CLONES void forward_rms(const NormForward<double>& p, int64_t begin, int64_t end) { forward_rows<false>(p, begin, end); }
+void forward_rms(const NormForward<double>& p, int64_t begin, int64_t end) { forward_rows<false>(p, begin, end); }
 TTR_SIMD_CLONES void forward_layer(const NormForward<float>& p, int64_t begin, int64_t end) { forward_rows<true>(p, begin, end); }
-TTR_SIMD_CLONES void forward_layer(const NormForward<double>& p, int64_t begin, int64_t end) { forward_rows<true>(p, begin, end); }
+void forward_layer(const NormForward<double>& p, int64_t begin, int64_t end) { forward_rows<true>(p, begin, end); }
 TTR_SIMD_CLONES void backward_rms(const NormBackward<float>& p, int64_t begin, int64_t end, float* dw, float* db) {
   backward_rows<false>(p, begin, end, dw, db);
 }
-TTR_SIMD_CLONES void backward_rms(const NormBackward<double>& p, int64_t begin, int64_t end, double* dw, double* db) {
+void backward_rms(const NormBackward<double>& p, int64_t begin, int64_t end, double* dw, double* db) {
   backward_rows<false>(p, begin, end, dw, db);
 }
 TTR_SIMD_CLONES void backward_layer(const NormBackward<float>& p, int64_t begin, int64_t end, float* dw, float* db) {
   backward_rows<true>(p, begin, end, dw, db);
 }
-TTR_SIMD_CLONES void backward_layer(const NormBackward<double>& p, int64_t begin, int64_t end, double* dw, double* db) {
+void backward_layer(const NormBackward<double>& p, int64_t begin, int64_t end, double* dw, double* db) {
   backward_rows<true>(p, begin, end, dw, db);
 }
 

@@ -38,7 +38,7 @@ template <Reduce op, class T> TTR_SIMD_INLINE T reduce_lanes(int64_t n, const T*
 TTR_SIMD_CLONES float run_of(Reduce op, int64_t n, const float* x) {
   return op == Reduce::sum ? reduce_lanes<Reduce::sum>(n, x) : reduce_lanes<Reduce::max>(n, x);
 }
-TTR_SIMD_CLONES double run_of(Reduce op, int64_t n, const double* x) {
+double run_of(Reduce op, int64_t n, const double* x) {
   return op == Reduce::sum ? reduce_lanes<Reduce::sum>(n, x) : reduce_lanes<Reduce::max>(n, x);
 }
 
@@ -52,7 +52,7 @@ TTR_SIMD_CLONES void rows_of(Reduce op, int64_t rows, int64_t n, const float* x,
   else
     short_rows<Reduce::max>(rows, n, x, y);
 }
-TTR_SIMD_CLONES void rows_of(Reduce op, int64_t rows, int64_t n, const double* x, double* y) {
+void rows_of(Reduce op, int64_t rows, int64_t n, const double* x, double* y) {
   if (op == Reduce::sum)
     short_rows<Reduce::sum>(rows, n, x, y);
   else
@@ -99,7 +99,7 @@ TTR_SIMD_CLONES void columns_of(Reduce op, int64_t n, int64_t width, int64_t str
   else
     reduce_columns<Reduce::max>(n, width, stride, x, y);
 }
-TTR_SIMD_CLONES void columns_of(Reduce op, int64_t n, int64_t width, int64_t stride, const double* x, double* y) {
+void columns_of(Reduce op, int64_t n, int64_t width, int64_t stride, const double* x, double* y) {
   if (op == Reduce::sum)
     reduce_columns<Reduce::sum>(n, width, stride, x, y);
   else
@@ -140,7 +140,7 @@ template <class T> TTR_SIMD_INLINE void running_columns(int64_t n, int64_t width
 TTR_SIMD_CLONES void running_of(int64_t n, int64_t width, int64_t stride, bool reverse, const float* x, float* y) {
   running_columns(n, width, stride, reverse, x, y);
 }
-TTR_SIMD_CLONES void running_of(int64_t n, int64_t width, int64_t stride, bool reverse, const double* x, double* y) {
+void running_of(int64_t n, int64_t width, int64_t stride, bool reverse, const double* x, double* y) {
   running_columns(n, width, stride, reverse, x, y);
 }
 

@@ -33,7 +33,7 @@ template <class T> TTR_SIMD_INLINE void add_any(int taps, int64_t tokens, int64_
 TTR_SIMD_CLONES void add_taps(int taps, int64_t tokens, int64_t channels, int64_t stride, int64_t step, const float* w, const float* x, float* y) {
   add_any(taps, tokens, channels, stride, step, w, x, y);
 }
-TTR_SIMD_CLONES void add_taps(int taps, int64_t tokens, int64_t channels, int64_t stride, int64_t step, const double* w, const double* x, double* y) {
+void add_taps(int taps, int64_t tokens, int64_t channels, int64_t stride, int64_t step, const double* w, const double* x, double* y) {
   add_any(taps, tokens, channels, stride, step, w, x, y);
 }
 
@@ -47,7 +47,7 @@ TTR_SIMD_INLINE void dot_rows(int64_t tokens, int64_t channels, int64_t stride, 
 TTR_SIMD_CLONES void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const float* dy, const float* x, float* sums) {
   dot_rows(tokens, channels, stride, dy, x, sums);
 }
-TTR_SIMD_CLONES void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const double* dy, const double* x, double* sums) {
+void dot_tap(int64_t tokens, int64_t channels, int64_t stride, const double* dy, const double* x, double* sums) {
   dot_rows(tokens, channels, stride, dy, x, sums);
 }
 
@@ -78,7 +78,7 @@ TTR_SIMD_CLONES void rotate(int64_t batch, int64_t batch_stride, int64_t heads, 
                             const float* x, float* y) {
   rotate_position(batch, batch_stride, heads, half, pairs, c, s, x, y);
 }
-TTR_SIMD_CLONES void rotate(int64_t batch, int64_t batch_stride, int64_t heads, int64_t half, int64_t pairs, const double* c, const double* s,
+void rotate(int64_t batch, int64_t batch_stride, int64_t heads, int64_t half, int64_t pairs, const double* c, const double* s,
                             const double* x, double* y) {
   rotate_position(batch, batch_stride, heads, half, pairs, c, s, x, y);
 }

@@ -29,9 +29,9 @@ template <class T> TTR_SIMD_INLINE void backward_rows(int64_t rows, int64_t n, c
 }
 
 TTR_SIMD_CLONES void forward(int64_t rows, int64_t n, const float* x, float* y) { forward_rows(rows, n, x, y); }
-TTR_SIMD_CLONES void forward(int64_t rows, int64_t n, const double* x, double* y) { forward_rows(rows, n, x, y); }
+void forward(int64_t rows, int64_t n, const double* x, double* y) { forward_rows(rows, n, x, y); }
 TTR_SIMD_CLONES void backward(int64_t rows, int64_t n, const float* y, const float* dy, float* dx) { backward_rows(rows, n, y, dy, dx); }
-TTR_SIMD_CLONES void backward(int64_t rows, int64_t n, const double* y, const double* dy, double* dx) { backward_rows(rows, n, y, dy, dx); }
+void backward(int64_t rows, int64_t n, const double* y, const double* dy, double* dx) { backward_rows(rows, n, y, dy, dx); }
 
 int64_t grain(int64_t n) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(n, 1)); }   // rows worth waking a thread for
 

@@ -35,7 +35,7 @@ Batch counting(int seed) {
 }
 
 int main() {
-  const Recipe mine{GeometricWeights{}, LinearMap{}, Descend<Limited>{.at = decayed, .rule = {{.limit = 0.5}}}};
+  const Recipe mine{GeometricWeights{}, LinearMap{}, Descend<Limited>{.at = decayed, .rule = Limited{.limit = 0.5}}};
   LanguageModel model({.vocab = 8, .dim = 16, .blocks = 1, .heads = 2, .mixer = mine}, /*seed=*/1);
   Trainer trainer(model, AdamW{.decay = 0}, [](const auto& m, const Batch& b) { return cross_entropy(m(b.input), b.target); });
   double first = 0, last = 0;

@@ -19,7 +19,7 @@ struct Limited {   // p = p - step_size limit tanh(g / limit)
 
 int main() {
   const Recipe plain{EvenWeights{}, LinearMap{}, Descend<Sgd>{}, {.read = Read::strict}};
-  const Recipe mine{EvenWeights{}, LinearMap{}, Descend<Limited>{.rule = {{.limit = 0.3}}}, {.read = Read::strict}};
+  const Recipe mine{EvenWeights{}, LinearMap{}, Descend<Limited>{.rule = Limited{.limit = 0.3}}, {.read = Read::strict}};
   fmt::print("{}\nreads", mine.text());
   for (const Slot& s : mine.slots()) fmt::print(" {}", s.name);
 
