@@ -127,6 +127,7 @@ template <class T, int kTile> __global__ void attention_backward_queries(Attenti
     __syncwarp();      // row r of ds has been read before the next keys overwrite it
   }
 
+  __syncthreads();     // q is whole, also where no key was seen and the loop was not entered
   W d_scale = 0;
   for (int d = c; d < K; d += kTile) d_scale += q[r * (K + 1) + d] * dq[r * (K + 1) + d];
   d_scale = row_sum<kTile>(d_scale), total = row_sum<kTile>(total);
