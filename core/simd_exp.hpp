@@ -38,7 +38,7 @@ TTR_SIMD_INLINE Vec<float> exp2_of(Vec<float> shifted, Vec<float> r) {
   const Bits n = Bits(shifted);
   if constexpr (kEighths) {
     typedef EighthTable<std::make_integer_sequence<int, int(Register<float>::lanes)>> Table;
-    const Vec<float> whole = Vec<float>((n << 20) + __builtin_shuffle(Table::bits, n));
+    const Vec<float> whole = Vec<float>((n << 20) + pick_lanes(Table::bits, n));
     return whole * (r * (0x1.62e432p-1f + r * (0x1.ec0c32p-3f + r * 0x1.c6a004p-5f))) + whole;
   } else {
     Vec<float> p = 0x1.41fbb8p-13f * r + 0x1.5f3e54p-10f;

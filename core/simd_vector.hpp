@@ -12,6 +12,29 @@ template <class T> using Vec = typename Register<T>::type;
 template <class T> TTR_SIMD_INLINE Vec<T>& vec(T* at) { return *reinterpret_cast<Vec<T>*>(at); }
 template <class T> TTR_SIMD_INLINE const Vec<T>& vec(const T* at) { return *reinterpret_cast<const Vec<T>*>(at); }
 
+// Lane l of the answer is lane at[l] of a, then counted on of b.
+template <class V, class I> TTR_SIMD_INLINE V pick_lanes(const V& a, const V& b, const I& at) {
+#ifdef __clang__   // its own shuffle takes numbers, not a register
+  constexpr int kLanes = int(sizeof(V) / sizeof(a[0]));
+  V picked{};
+  for (int l = 0; l < kLanes; ++l) picked[l] = at[l] < kLanes ? a[at[l]] : b[at[l] - kLanes];
+  return picked;
+#else
+  return __builtin_shuffle(a, b, at);
+#endif
+}
+
+template <class V, class I> TTR_SIMD_INLINE V pick_lanes(const V& a, const I& at) {   // of one register; `at` counts modulo its lanes
+#ifdef __clang__
+  constexpr int kLanes = int(sizeof(V) / sizeof(a[0]));
+  V picked{};
+  for (int l = 0; l < kLanes; ++l) picked[l] = a[at[l] & (kLanes - 1)];
+  return picked;
+#else
+  return __builtin_shuffle(a, at);
+#endif
+}
+
 // Lanes of two registers swapped at distance D: with lane l counted on into the second register,
 //   low takes lanes with bit D clear from both, high those with bit D set.
 template <class T> struct IndexOf { typedef int32_t type; };
@@ -31,8 +54,8 @@ template <int D, class T> TTR_SIMD_INLINE void swap_lanes(Vec<T>* x) {   // of `
     for (int i = 0; i < int(Register<T>::lanes); ++i) {
       if (i & D) continue;
       const Vec<T> a = x[i], b = x[i + D];
-      x[i] = __builtin_shuffle(a, b, SwapAt<T, D>::low);
-      x[i + D] = __builtin_shuffle(a, b, SwapAt<T, D>::high);
+      x[i] = pick_lanes(a, b, SwapAt<T, D>::low);
+      x[i + D] = pick_lanes(a, b, SwapAt<T, D>::high);
     }
     swap_lanes<D / 2, T>(x);
   }
@@ -53,7 +76,7 @@ template <int S, class T> TTR_SIMD_INLINE void transpose_square(const T* from, i
 template <int D, class T> TTR_SIMD_INLINE void add_halves(Vec<T>* x) {
   if constexpr (D > 0) {
     for (int i = 0; i < D; ++i)
-      x[i] = __builtin_shuffle(x[i], x[i + D], SwapAt<T, D>::low) + __builtin_shuffle(x[i], x[i + D], SwapAt<T, D>::high);
+      x[i] = pick_lanes(x[i], x[i + D], SwapAt<T, D>::low) + pick_lanes(x[i], x[i + D], SwapAt<T, D>::high);
     add_halves<D / 2, T>(x);
   }
 }

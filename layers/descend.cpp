@@ -117,7 +117,8 @@ Descent::Rates Descent::rates(const View& view, int64_t i) const {
 
 void Descent::step(State& next, const Pack& g, const Rates& rate_at, int64_t count) const {
   for (size_t j = 0; j < g.parts.size(); ++j) {
-    auto& [part, p] = next.theta.parts[j];
+    const auto& part = next.theta.parts[j].first;
+    auto& p = next.theta.parts[j].second;
     if (of_matrices && p.rank() < 3)
       throw refuse("descend", "{} has shape {}, needs a matrix for {}; take momentum", part, to_string(p.shape()), rule_text(rule));
     TokenRate shown;

@@ -44,7 +44,7 @@ template <class T, int D, int... L> struct Earlier<T, D, std::integer_sequence<i
   static constexpr typename IndexRegister<T>::type from = {(L >= D ? L - D : L)...};
 };
 template <int D, class T> TTR_SIMD_INLINE Lanes<T> earlier(const Lanes<T>& x) {   // lane l <- lane l - D; the first D lanes are anything
-  return __builtin_shuffle(x, Earlier<T, D, std::make_integer_sequence<int, int(kWidth<T>)>>::from);
+  return pick_lanes(x, Earlier<T, D, std::make_integer_sequence<int, int(kWidth<T>)>>::from);
 }
 
 // x_l <- x_l + a_l x_{l-1} + a_l a_{l-1} x_{l-2} + ..., in as many steps as the number of lanes has bits

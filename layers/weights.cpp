@@ -62,7 +62,9 @@ Pack GeometricWeights::discount(const Pack& theta, const Pack&, const View& view
   if (shift.after.defined()) g = g + (shift.before - shift.after);
   const Tensor a = exp(g);
   Pack next = theta;
-  for (auto& [name, p] : next.parts) {
+  for (auto& part : next.parts) {
+    const std::string& name = part.first;
+    Tensor& p = part.second;
     if (per == Decay::head) {
       p = p * per_row(a, p);
       continue;
