@@ -35,6 +35,7 @@ namespace {
 constexpr double kCudaBytes = 4.26e12, kCudaFlopsF32 = 60e12, kCudaFlopsBf16 = 790e12;
 
 constexpr int64_t kMatmul = 512;
+constexpr double kMatmulFlops = 2.0 * kMatmul * kMatmul * kMatmul;
 // Measured against products; scans against copies.
 constexpr const char* kProductStems[] = {"delta", "diagonal_decay", "normal_equations", "softmax_attention"};
 
@@ -155,14 +156,8 @@ void bench_op(Table& table) {
   table.row(name, {t.least / kTimes, t.median / kTimes}, 1e-6, "the floor is the limit of 1 us");
 }
 
-struct Product {
-  Timing ours;
-  double rate = 0;
-};   // flop/s of the fastest
-
-Product bench_matmul(Table& table, bool print) {
+void bench_matmul(Table& table) {
   constexpr int64_t n = kMatmul;
-  constexpr double flops = 2.0 * n * n * n;
   const Tensor a = normal({n, n}, 1, 1), b = normal({n, n}, 1, 2);
   Tensor c = matmul(a, b), direct = empty({n, n});
   const auto openblas = [&] {
@@ -174,31 +169,68 @@ Product bench_matmul(Table& table, bool print) {
   const Timing theirs = timing_of(cpu_device, openblas);
   if (openblas_set_num_threads != nullptr) openblas_set_num_threads(1);
   const Timing ours = timing_of(cpu_device, [&] { c = matmul(a, b); });
-  if (print) {
-    const std::string name = fmt::format("matmul {0} x {0} x {0} f32", n);
-    if (!(error < 1e-5))
-      table.refused(name, fmt::format("it differs from OpenBLAS by {:.2g}", error));
-    else
-      table.row(
-          name, ours, theirs.least,
-          fmt::format("{:.0f} GFLOP/s; the floor is OpenBLAS ({}), {} threads", flops / ours.least * 1e-9, blas_core(), thread_count()));
-  }
-  return {ours, flops / ours.least};
+  const std::string name = fmt::format("matmul {0} x {0} x {0} f32", n);
+  if (!(error < 1e-5)) return table.refused(name, fmt::format("it differs from OpenBLAS by {:.2g}", error));
+  table.row(name, ours, theirs.least,
+            fmt::format("{:.0f} GFLOP/s; the floor is OpenBLAS ({}), {} threads", kMatmulFlops / ours.least * 1e-9, blas_core(), thread_count()));
 }
 
-// Bytes read and written a second by a copy that no cache holds: what a memory-bound kernel is measured against.
-double bench_copy(Table& table) {
+// -- what the CPU does at best ---------------------------------------------------------------------------------------------------------------------
+Yardstick product_yardstick() {   // our own product
+  const Tensor a = normal({kMatmul, kMatmul}, 1, 1), b = normal({kMatmul, kMatmul}, 1, 2);
+  matmul(a, b);
+  return {.amount = kMatmulFlops, .run = [a, b] { matmul(a, b); }};
+}
+
+// A copy that no cache holds, its bytes read and written: what a memory-bound kernel is measured against.
+Yardstick copy_yardstick() {
   constexpr int64_t count = int64_t(1) << 26;   // 256 MB each
   const Tensor from = ones({count});
   Tensor to = zeros({count});
-  float* const at = static_cast<float*>(to.address());
-  const auto copy = [&] {
+  const auto copy = [from, to]() mutable {
+    float* const at = static_cast<float*>(to.address());
     parallel_for(count, 1 << 16, [&](int64_t begin, int64_t end) { std::memcpy(at + begin, from.data<float>() + begin, size_t(end - begin) * sizeof(float)); });
   };
-  const Timing t = timing_of(cpu_device, copy, 1.0);
-  const double rate = 2.0 * double(count) * sizeof(float) / t.least;
-  table.row("copy of 256 MB", t, {}, fmt::format("{:.1f} GB/s read and written, {} threads", rate * 1e-9, thread_count()));
-  return rate;
+  return {.amount = 2.0 * double(count) * sizeof(float), .run = copy};
+}
+
+// Exponentials of all threads, from and to the nearest cache: what a scan whose every entry has a decay of its own is measured against.
+constexpr int64_t kExponentials = 1024, kExponentialTimes = 4096;   // a thread
+struct Exponentials {
+  std::vector<float> from = std::vector<float>(size_t(kExponentials));
+  std::vector<std::vector<float>> to;
+  Exponentials() {
+    for (int64_t i = 0; i < kExponentials; ++i) from[size_t(i)] = -float(i) / 64;
+    for (int i = 0; i < thread_count(); ++i) to.emplace_back(size_t(kExponentials));
+  }
+  void operator()() {
+    static auto* const run = TTR_SIMD_BEST(exponentials);
+    parallel_for(thread_count(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t thread = begin; thread < end; ++thread)
+        for (int64_t i = 0; i < kExponentialTimes; ++i) run(from.data(), to[size_t(thread)].data(), kExponentials);
+    });
+  }
+  double error() const {
+    double most = 0;
+    for (size_t i = 0; i < from.size(); ++i) most = std::max(most, std::abs(double(to[0][i]) / std::exp2(double(from[i])) - 1));
+    return most;
+  }
+};
+double exponentials_at_once() { return double(kExponentials * kExponentialTimes * thread_count()); }
+Yardstick exponential_yardstick() { return {.amount = exponentials_at_once(), .run = Exponentials()}; }
+
+void bench_copy(Table& table) {
+  const Yardstick copy = copy_yardstick();
+  const Timing t = timing_of(cpu_device, copy.run, 1.0);
+  table.row("copy of 256 MB", t, {}, fmt::format("{:.1f} GB/s read and written, {} threads", copy.amount / t.least * 1e-9, thread_count()));
+}
+
+void bench_exponentials(Table& table) {
+  Exponentials work;
+  const Timing t = timing_of(cpu_device, [&] { work(); });
+  const std::string name = fmt::format("{:.0f} million exponentials f32", exponentials_at_once() * 1e-6);
+  if (!(work.error() < 2e-7)) table.refused(name, fmt::format("one is off by {:.2g}", work.error()));
+  else table.row(name, t, {}, fmt::format("{:.2f} G/s, {} threads", exponentials_at_once() / t.least * 1e-9, thread_count()));
 }
 
 Problem problem_of(Device device, Dtype dtype) {
@@ -212,29 +244,6 @@ Problem problem_of(Device device, Dtype dtype) {
           .dtype = dtype,
           .device = device,
           .training = true};
-}
-
-// Exponentials a second by all threads, from and to the nearest cache: what a scan whose every entry has a decay of its own is measured against.
-double bench_exponentials(Table& table) {
-  constexpr int64_t count = 1024, times = 4096;
-  static auto* const run = TTR_SIMD_BEST(exponentials);
-  std::vector<float> from(count);
-  for (int64_t i = 0; i < count; ++i) from[size_t(i)] = -float(i) / 64;
-  std::vector<std::vector<float>> to;
-  for (int i = 0; i < thread_count(); ++i) to.emplace_back(size_t(count));
-  const Timing t = timing_of(cpu_device, [&] {
-    parallel_for(thread_count(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t thread = begin; thread < end; ++thread)
-        for (int64_t i = 0; i < times; ++i) run(from.data(), to[size_t(thread)].data(), count);
-    });
-  });
-  const double all = double(count) * times * thread_count(), rate = all / t.least;
-  const std::string name = fmt::format("{:.0f} million exponentials f32", all * 1e-6);
-  double error = 0;
-  for (int64_t i = 0; i < count; ++i) error = std::max(error, std::abs(double(to[0][size_t(i)]) / std::exp2(double(from[size_t(i)])) - 1));
-  if (!(error < 2e-7)) table.refused(name, fmt::format("one is off by {:.2g}", error));
-  else table.row(name, t, {}, fmt::format("{:.2f} G/s, {} threads", rate * 1e-9, thread_count()));
-  return rate;
 }
 
 // The fewest exponentials: one an entry in the forward and one where the backward makes it again, if the decay differs from entry to entry.
@@ -260,12 +269,20 @@ bool widens(const Recipe& recipe, int64_t key_dim) {
   return map && map->feature->tokens_at_once() && feature_count(map->feature, key_dim) > key_dim;
 }
 
-// What the CPU does at best: products, bytes through main memory, exponentials. A stem of matrix products has its floor in the first, a scan in the
-// larger of the others.
-struct Rates { double flops = 0, bytes = 0, exponentials = 0; };
+// Each is taken in turn with every row. A stem of matrix products has its floor in the first; a scan in the largest of the three.
+struct Yardsticks {
+  Yardstick product, copy, exponential;
+  void begin() { product.begin(), copy.begin(), exponential.begin(); }
+  void take() { product.take(), copy.take(), exponential.take(); }
+  double floor(const Route& route, const Recipe& recipe, const Problem& p) {   // seconds, by what was taken since `begin`
+    double least = route.flops(recipe, p) / product.rate();
+    if (copy.run) least = std::max(least, route.bytes(recipe, p) / copy.rate());
+    if (exponential.run) least = std::max(least, exponentials_of(recipe, p) / exponential.rate());
+    return least;
+  }
+};
 
-void bench_routes(Table& table, const std::string& stem, Device device, Rates cpu, int64_t key_dim = 64) {
-  const bool streams = stem == "scan";
+void bench_routes(Table& table, const std::string& stem, Device device, Yardsticks& cpu, int64_t key_dim = 64) {
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16})
     for (const Route& route : routes()) {
       if (route.stem != stem) continue;
@@ -283,12 +300,13 @@ void bench_routes(Table& table, const std::string& stem, Device device, Rates cp
           continue;
         }
         const Work work(recipe, p);
-        const Timing t = timing_of(device, [&] { work([&](const Arguments& a) { return route.run(recipe, a, p); }); });
+        const auto run = [&] { work([&](const Arguments& a) { return route.run(recipe, a, p); }); };
+        cpu.begin();
+        const Timing t = device.is_cuda() ? timing_of(device, run) : timing_of(device, run, 0.5, 5, 200, [&] { cpu.take(); });
         const double flops = route.flops(recipe, p), tokens = double(p.batch * p.tokens);
         const double floor = device.is_cuda() ? std::max(flops / (dtype == Dtype::bf16 ? kCudaFlopsBf16 : kCudaFlopsF32),
                                                          route.bytes(recipe, p) / kCudaBytes)
-                             : streams ? std::max(route.bytes(recipe, p) / cpu.bytes, exponentials_of(recipe, p) / cpu.exponentials)
-                                       : flops / cpu.flops;
+                                              : cpu.floor(route, recipe, p);
         table.row(name, t, floor, fmt::format("{:.1f} GFLOP/s, {:.1f} GB/s, {:.2f} us/token", flops / t.least * 1e-9,
                                               route.bytes(recipe, p) / t.least * 1e-9, t.least * 1e6 / tokens));
       }
@@ -383,30 +401,33 @@ int run_bench(const BenchOptions& o) {
   if (wants("op")) bench_op(table);
   const bool streams = wants("scan");
   const bool stems = std::any_of(std::begin(kProductStems), std::end(kProductStems), wants);
-  Rates rates;
-  if (wants("matmul") || (stems && !device.is_cuda())) rates.flops = bench_matmul(table, wants("matmul")).rate;
-  if (wants("copy") || (streams && !device.is_cuda())) rates.bytes = bench_copy(table);
-  if (streams && !device.is_cuda()) rates.exponentials = bench_exponentials(table);
+  if (wants("matmul")) bench_matmul(table);
+  if (wants("copy") || (streams && !device.is_cuda())) bench_copy(table);
+  if (streams && !device.is_cuda()) bench_exponentials(table);
+  Yardsticks products, all;
+  if (!device.is_cuda() && (stems || streams)) products.product = product_yardstick();
+  if (!device.is_cuda() && streams) all = {products.product, copy_yardstick(), exponential_yardstick()};
   for (const char* stem : kProductStems)
-    if (wants(stem)) bench_routes(table, stem, device, rates);
-  if (streams) bench_routes(table, "scan", device, rates), bench_routes(table, "scan", device, rates, 16);   // 16: of a published Mamba's memory
+    if (wants(stem)) bench_routes(table, stem, device, products);
+  if (streams) bench_routes(table, "scan", device, all), bench_routes(table, "scan", device, all, 16);   // 16: of a published Mamba's memory
   if (wants("normal_equations") && !device.is_cuda()) bench_solvers(table);
   if (wants("fold") || wants("delta")) bench_fold(table, recipes::gated_delta_net, "gated_delta_net");
   if (wants("fold") || wants("softmax_attention")) bench_fold(table, recipes::softmax_attention, "softmax_attention");
   if (wants("fold") || wants("normal_equations")) bench_fold(table, recipes::mesa, "mesa");
   if (wants("fold")) bench_fold(table, recipes::titans, "titans");
   if (wants("train")) bench_train(table, device);
-  if (stems || streams) {
-    const std::string of_scans = fmt::format("its bytes at {:.1f} GB/s, our copy, and its exponentials, two an entry with a decay of its own, at {:.1f} G/s",
-                                             rates.bytes * 1e-9, rates.exponentials * 1e-9);
-    fmt::print("\nforward plus backward; floors: {}\n",
-               device.is_cuda() ? fmt::format("{:.2f} TB/s, {:.0f} TFLOP/s f32, {:.0f} TFLOP/s bf16 (measured on H200)", kCudaBytes * 1e-12,
-                                              kCudaFlopsF32 * 1e-12, kCudaFlopsBf16 * 1e-12)
-               : !streams ? fmt::format("the route's own flops at {:.0f} GFLOP/s, our matmul at {}", rates.flops * 1e-9, kMatmul)
-               : !stems ? fmt::format("the larger of {}", of_scans)
-                        : fmt::format("the route's own flops at {:.0f} GFLOP/s, our matmul at {}; of a scan the larger of {}", rates.flops * 1e-9,
-                                      kMatmul, of_scans));
-  }
+  if ((stems || streams) && device.is_cuda())
+    fmt::print("\nforward plus backward; floors: {:.2f} TB/s, {:.0f} TFLOP/s f32, {:.0f} TFLOP/s bf16 (measured on H200)\n", kCudaBytes * 1e-12,
+               kCudaFlopsF32 * 1e-12, kCudaFlopsBf16 * 1e-12);
+  else if (stems || streams)
+    fmt::print("\nforward plus backward. A floor is by rates taken in turn with its row:\n");
+  const auto rates = [](const char* what, const Yardstick& y, const char* unit) {
+    if (y.fastest > 0) fmt::print("  {}, {:.1f} to {:.1f} {}\n", what, y.slowest * 1e-9, y.fastest * 1e-9, unit);
+  };
+  rates("the route's own flops at the rate of our matmul at 512", products.product, "GFLOP/s");
+  rates("of a scan the largest of its flops at that rate", all.product, "GFLOP/s");
+  rates("  its bytes at the rate of our copy", all.copy, "GB/s");
+  rates("  its exponentials, two an entry with a decay of its own", all.exponential, "G/s");
   return table.failed ? 1 : 0;
 }
 
