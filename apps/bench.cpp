@@ -51,8 +51,9 @@ struct Table {
   bool failed = false;
   Table() { fmt::print("{:<58} {:>10} {:>10} {:>10} {:>7}  {}\n", "", "min", "median", "floor", "ratio", ""); }
   void row(const std::string& name, const Timing& t, std::optional<double> floor, const std::string& note) {
+    const double ratio = t.ratio > 0 ? t.ratio : floor.value_or(0) / t.least;
     fmt::print("{:<58} {:>10} {:>10} {:>10} {:>7}  {}\n", name, time_text(t.least), time_text(t.median), floor ? time_text(*floor) : "-",
-               floor ? fmt::format("{:.1f}%", 100 * *floor / t.least) : "-", note);
+               floor ? fmt::format("{:.1f}%", 100 * ratio) : "-", note);
     std::fflush(stdout);
   }
   void refused(const std::string& name, const std::string& why) {
@@ -269,12 +270,10 @@ bool widens(const Recipe& recipe, int64_t key_dim) {
   return map && map->feature->tokens_at_once() && feature_count(map->feature, key_dim) > key_dim;
 }
 
-// Each is taken in turn with every row. A stem of matrix products has its floor in the first; a scan in the largest of the three.
+// Each is taken in turn with the row. A stem of matrix products has its floor in the first; a scan in the largest of the three.
 struct Yardsticks {
   Yardstick product, copy, exponential;
-  void begin() { product.begin(), copy.begin(), exponential.begin(); }
-  void take() { product.take(), copy.take(), exponential.take(); }
-  double floor(const Route& route, const Recipe& recipe, const Problem& p) {   // seconds, by what was taken since `begin`
+  double floor(const Route& route, const Recipe& recipe, const Problem& p) {   // seconds, at this moment
     double least = route.flops(recipe, p) / product.rate();
     if (copy.run) least = std::max(least, route.bytes(recipe, p) / copy.rate());
     if (exponential.run) least = std::max(least, exponentials_of(recipe, p) / exponential.rate());
@@ -301,12 +300,11 @@ void bench_routes(Table& table, const std::string& stem, Device device, Yardstic
         }
         const Work work(recipe, p);
         const auto run = [&] { work([&](const Arguments& a) { return route.run(recipe, a, p); }); };
-        cpu.begin();
-        const Timing t = device.is_cuda() ? timing_of(device, run) : timing_of(device, run, 0.5, 5, 200, [&] { cpu.take(); });
         const double flops = route.flops(recipe, p), tokens = double(p.batch * p.tokens);
+        const Timing t = device.is_cuda() ? timing_of(device, run) : timing_in_turn(run, [&] { return cpu.floor(route, recipe, p); });
         const double floor = device.is_cuda() ? std::max(flops / (dtype == Dtype::bf16 ? kCudaFlopsBf16 : kCudaFlopsF32),
                                                          route.bytes(recipe, p) / kCudaBytes)
-                                              : cpu.floor(route, recipe, p);
+                                              : t.floor;
         table.row(name, t, floor, fmt::format("{:.1f} GFLOP/s, {:.1f} GB/s, {:.2f} us/token", flops / t.least * 1e-9,
                                               route.bytes(recipe, p) / t.least * 1e-9, t.least * 1e6 / tokens));
       }
@@ -420,7 +418,7 @@ int run_bench(const BenchOptions& o) {
     fmt::print("\nforward plus backward; floors: {:.2f} TB/s, {:.0f} TFLOP/s f32, {:.0f} TFLOP/s bf16 (measured on H200)\n", kCudaBytes * 1e-12,
                kCudaFlopsF32 * 1e-12, kCudaFlopsBf16 * 1e-12);
   else if (stems || streams)
-    fmt::print("\nforward plus backward. A floor is by rates taken in turn with its row:\n");
+    fmt::print("\nforward plus backward. Floors are by rates taken in turn with the row, ratios the median of the turns:\n");
   const auto rates = [](const char* what, const Yardstick& y, const char* unit) {
     if (y.fastest > 0) fmt::print("  {}, {:.1f} to {:.1f} {}\n", what, y.slowest * 1e-9, y.fastest * 1e-9, unit);
   };

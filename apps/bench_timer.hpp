@@ -11,7 +11,10 @@
 
 namespace ttr {
 
-struct Timing { double least = 0, median = 0; };   // seconds
+struct Timing {
+  double least = 0, median = 0;   // seconds
+  double floor = 0, ratio = 0;    // where they were taken in turn: medians over the turns of the floor, and of the floor to the work
+};
 
 template <class F> double seconds_of(Device device, F&& f) {
   if constexpr (with_cuda) {
@@ -30,15 +33,12 @@ template <class F> double seconds_of(Device device, F&& f) {
 }
 
 template <class F>
-Timing timing_of(Device device, F&& f, double budget = 0.5, size_t fewest = 5, size_t most = 200, const std::function<void()>& in_turn = {}) {
-  constexpr double kTurn = 0.02;   // of f, between two of the other
+Timing timing_of(Device device, F&& f, double budget = 0.5, size_t fewest = 5, size_t most = 200) {
   f();
   std::vector<double> times;
-  double since = kTurn;
   for (double total = 0; times.size() < most && (times.size() < fewest || total < budget);) {
-    if (in_turn && since >= kTurn) in_turn(), since = 0;
     times.push_back(seconds_of(device, f));
-    total += times.back(), since += times.back();
+    total += times.back();
   }
   std::sort(times.begin(), times.end());
   return {times.front(), times[times.size() / 2]};
@@ -47,18 +47,33 @@ Timing timing_of(Device device, F&& f, double budget = 0.5, size_t fewest = 5, s
 struct Yardstick {
   double amount = 0;           // of one run: flops, bytes, exponentials
   std::function<void()> run;   // null: not asked for
-  double least = std::numeric_limits<double>::infinity();   // seconds, since `begin`
-  double slowest = std::numeric_limits<double>::infinity(), fastest = 0;   // rates of the rows so far
+  double slowest = std::numeric_limits<double>::infinity(), fastest = 0;   // rates so far
 
-  void begin() { least = std::numeric_limits<double>::infinity(); }
-  void take() {   // twice: the first run finds the caches full of the work's data
-    for (int i = 0; i < 2 && run; ++i) least = std::min(least, seconds_of(cpu_device, run));
-  }
-  double rate() {   // the best since `begin`
-    const double now = amount / least;
+  double rate() {   // the better of two runs: the first finds the caches full of the work's data
+    const double first = seconds_of(cpu_device, run), now = amount / std::min(first, seconds_of(cpu_device, run));
     slowest = std::min(slowest, now), fastest = std::max(fastest, now);
     return now;
   }
 };
+
+// Turns of the floor, by yardsticks taken there and then, and of at least a fiftieth of a second of the work.
+template <class F, class Floor> Timing timing_in_turn(F&& f, Floor&& floor) {
+  constexpr double kTurn = 0.02, kBudget = 0.6;
+  constexpr size_t kFewest = 7;
+  f();
+  std::vector<double> times, floors, ratios;
+  for (double total = 0; ratios.size() < kFewest || total < kBudget;) {
+    floors.push_back(floor());
+    double least = std::numeric_limits<double>::infinity();
+    for (double turn = 0; turn < kTurn;) {
+      times.push_back(seconds_of(cpu_device, f));
+      least = std::min(least, times.back()), turn += times.back(), total += times.back();
+    }
+    ratios.push_back(floors.back() / least);
+  }
+  for (auto* x : {&times, &floors, &ratios}) std::sort(x->begin(), x->end());
+  const auto middle = [](const std::vector<double>& x) { return x[x.size() / 2]; };
+  return {times.front(), middle(times), middle(floors), middle(ratios)};
+}
 
 }  // namespace ttr
