@@ -1,5 +1,6 @@
 // Where tensor memory comes from: blocks in size classes, kept for reuse. A fresh block costs a list operation, not a system call.
 // CUDA blocks may be reused at once because everything runs on one stream; blocks of a captured graph live in a pool of their own.
+#include <sys/mman.h>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
@@ -41,10 +42,15 @@ std::atomic<bool> fresh_nan{false};
 std::atomic<uint32_t> next_pool{1};
 thread_local uint32_t current_pool = 0;
 
+constexpr size_t kLargePage = size_t(1) << 21;
+
 void* system_allocate(size_t bytes, Device device) {
   if (!device.is_cuda()) {
     void* at = nullptr;
-    return posix_memalign(&at, 64, bytes) == 0 ? at : nullptr;
+    const bool large = bytes >= kLargePage;
+    if (posix_memalign(&at, large ? kLargePage : 64, bytes) != 0) return nullptr;
+    if (large) madvise(at, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);   // a wish: rows of a head lie pages apart; the end stays in small ones
+    return at;
   }
   if constexpr (with_cuda) return cuda::allocate(bytes);
   return nullptr;
