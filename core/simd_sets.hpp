@@ -31,6 +31,7 @@ template <class F> F* best_of(F* v4, F* v3, F* plain) {
 #include TTR_SIMD_EACH
 #undef TTR_SIMD_SET
 #undef TTR_SIMD_BYTES
+#undef TTR_SIMD_VECTOR
 #pragma GCC pop_options
 
 #pragma GCC push_options
@@ -40,6 +41,7 @@ template <class F> F* best_of(F* v4, F* v3, F* plain) {
 #include TTR_SIMD_EACH
 #undef TTR_SIMD_SET
 #undef TTR_SIMD_BYTES
+#undef TTR_SIMD_VECTOR
 #pragma GCC pop_options
 
 #else
@@ -51,3 +53,4 @@ template <class F> F* best_of(F* v4, F* v3, F* plain) {
 #include TTR_SIMD_EACH
 #undef TTR_SIMD_SET
 #undef TTR_SIMD_BYTES
+#undef TTR_SIMD_VECTOR

@@ -1,8 +1,8 @@
-// Registers of one instruction set. Included by what simd_sets.hpp compiles, once a set, hence without a guard.
+// Registers of one instruction set. Included by what simd_sets.hpp compiles; the guard lasts for one set.
+#ifndef TTR_SIMD_VECTOR
+#define TTR_SIMD_VECTOR
 namespace ttr::TTR_SIMD_SET {
 namespace {
-
-constexpr int64_t kRegisterBytes = TTR_SIMD_BYTES;
 
 template <class T> struct Register {
   typedef T type __attribute__((vector_size(TTR_SIMD_BYTES), aligned(sizeof(T)), may_alias));
@@ -91,3 +91,4 @@ template <int S, class T> TTR_SIMD_INLINE void sum_lanes(Vec<T>* x, T* sums) {
 
 }  // namespace
 }  // namespace ttr::TTR_SIMD_SET
+#endif

@@ -1,6 +1,7 @@
 // CUDA kernels of the stem `diagonal_decay`, level 1: the token recurrence written plainly. f32, bf16 (states in f32), f64; sizes at run time.
 //
-//   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)          M [V, K]; strict: M_{t-1} q_t
+//   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)          M [R, K]; strict: M_{t-1} q_t
+//   R is V, or V + 1 where the normaliser is asked for: a value that is 1 at every token, whose answer is n_t and not y_t.
 //
 // CPU twin: layers/diagonal_decay_cpu.cpp, which does the same a block of tokens at a time. Here one token follows another: T steps of O(K V).
 //
@@ -34,6 +35,8 @@ template <class W> __device__ W quad_sum(W x) {
 }
 __device__ inline float exponential(float x) { return expf(x); }
 __device__ inline double exponential(double x) { return exp(x); }
+__device__ inline float less_one(float x) { return expm1f(x); }   // e^x - 1
+__device__ inline double less_one(double x) { return expm1(x); }
 
 // Who a thread is: index 0 .. quads-1 of its quad, lane 0 .. 3 inside it.
 struct Place {
@@ -47,14 +50,18 @@ template <class T> struct Head {
   int64_t q_stride, k_stride, v_stride;
   const Wide<T>*log_decay, *write, *bonus;  // [T] or [T, K], a token H or H K apart; [T], H apart; [K]; each may be null
   const int32_t* segments;                  // [T]; may be null
-  int64_t heads, decay_stride;
-  bool per_channel;
+  int64_t heads, decay_stride, value_dim;
+  bool per_channel, tied;
   __device__ bool starts(int64_t t) const { return t > 0 && segments && segments[t] != segments[t - 1]; }
   __device__ Wide<T> decay(int64_t t, int j) const {
     if (starts(t)) return 0;
     return log_decay ? exponential(log_decay[t * decay_stride + (per_channel ? j : 0)]) : Wide<T>(1);
   }
+  __device__ Wide<T> key(int64_t t, int j) const {   // before w
+    return tied ? -less_one(log_decay[t * decay_stride + j]) : Wide<T>(load(k + t * k_stride + j));
+  }
   __device__ Wide<T> w(int64_t t) const { return write ? write[t * heads] : Wide<T>(1); }
+  __device__ Wide<T> value(int64_t t, int64_t i) const { return i < value_dim ? Wide<T>(load(v + t * v_stride + i)) : Wide<T>(1); }
 };
 
 template <class Arguments, class T> __device__ Head<T> head_of(const Arguments& a, int64_t b, int64_t h, const T*) {
@@ -62,28 +69,28 @@ template <class Arguments, class T> __device__ Head<T> head_of(const Arguments& 
   const DecayGates<T>& g = a.gates;
   const int64_t token = b * n.tokens, gate = token * n.heads + h, width = g.per_channel ? n.key_dim : 1;
   return {a.q.at + token * a.q.token_stride + h * n.key_dim,
-          a.k.at + token * a.k.token_stride + h / (n.heads / n.key_heads) * n.key_dim,
+          g.tied ? nullptr : a.k.at + token * a.k.token_stride + h / (n.heads / n.key_heads) * n.key_dim,
           a.v.at + token * a.v.token_stride + h / (n.heads / n.value_heads) * n.value_dim,
           a.q.token_stride, a.k.token_stride, a.v.token_stride,
           g.log_decay ? g.log_decay + gate * width : nullptr, g.write ? g.write + gate : nullptr, g.bonus ? g.bonus + h * n.key_dim : nullptr,
-          g.segments ? g.segments + token : nullptr, n.heads, n.heads * width, g.per_channel};
+          g.segments ? g.segments + token : nullptr, n.heads, n.heads * width, n.value_dim, g.per_channel, g.tied};
 }
 
-// Each thread moves the entries it owns (so no barrier is needed before it reads them again): to [V, to_stride] <- from [V,
+// Each thread moves the entries it owns (so no barrier is needed before it reads them again): to [R, to_stride] <- from [R,
 // from_stride], or 0.
-template <class W> __device__ void copy_rows(W* to, int64_t to_stride, const W* from, int64_t from_stride, int V, int K) {
+template <class W> __device__ void copy_rows(W* to, int64_t to_stride, const W* from, int64_t from_stride, int R, int K) {
   const Place me = place();
-  for (int i = me.quad; i < V; i += me.quads)
+  for (int i = me.quad; i < R; i += me.quads)
     for (int j = me.lane; j < K; j += kQuad) to[i * to_stride + j] = from ? from[i * from_stride + j] : W(0);
 }
 
-// Block: head blockIdx.x % H of sequence blockIdx.x / H. Shared: k (times w), q, a, own [K] each, and M [V, row_stride] if memories is null.
+// Block: head blockIdx.x % H of sequence blockIdx.x / H. Shared: k (times w), q, a, own [K] each, and M [R, row_stride] if memories is null.
 // own_j = u_j k_j q_j, whose sum is the answer's part of v_t.
 template <class T> __global__ void __launch_bounds__(1024) forward_kernel(const DecayForward<T> a, Wide<T>* memories) {
   using W = Wide<T>;
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   const DecaySizes& n = a.size;
-  const int K = int(n.key_dim), V = int(n.value_dim);
+  const int K = int(n.key_dim), V = int(n.value_dim), R = int(n.rows());
   const int64_t stride = row_stride(K), b = blockIdx.x / n.heads, h = blockIdx.x % n.heads;
   const Head<T> head = head_of(a, b, h, a.q.at);
   const Place me = place();
@@ -91,14 +98,14 @@ template <class T> __global__ void __launch_bounds__(1024) forward_kernel(const 
   W* const q = k + K;
   W* const decay = q + K;
   W* const own = decay + K;
-  W* const M = memories ? memories + blockIdx.x * (V * stride) : own + K;
+  W* const M = memories ? memories + blockIdx.x * (R * stride) : own + K;
 
-  copy_rows<W>(M, stride, a.memory_in ? a.memory_in + int64_t(blockIdx.x) * V * K : nullptr, K, V, K);
+  copy_rows<W>(M, stride, a.memory_in ? a.memory_in + int64_t(blockIdx.x) * R * K : nullptr, K, R, K);
   for (int64_t t = 0; t < n.tokens; ++t) {
     if (a.saved && t % kDecayChunk == 0)
-      copy_rows<W>(a.saved + (int64_t(blockIdx.x) * n.chunks() + t / kDecayChunk) * V * K, K, M, stride, V, K);
+      copy_rows<W>(a.saved + (int64_t(blockIdx.x) * n.chunks() + t / kDecayChunk) * R * K, K, M, stride, R, K);
     for (int j = threadIdx.x; j < K; j += blockDim.x) {
-      const W raw = load(head.k + t * head.k_stride + j);
+      const W raw = head.key(t, j);
       k[j] = head.w(t) * raw;
       q[j] = load(head.q + t * head.q_stride + j);
       decay[j] = head.decay(t, j);
@@ -107,13 +114,13 @@ template <class T> __global__ void __launch_bounds__(1024) forward_kernel(const 
     __syncthreads();   // k, q, decay and own are written by all, read by all
 
     const bool hidden = a.gates.strict && head.starts(t);   // the document is new and nothing is to be seen yet
-    for (int top = 0; top < V; top += me.quads) {           // the same trips for every thread: the shuffles need whole warps
+    for (int top = 0; top < R; top += me.quads) {           // the same trips for every thread: the shuffles need whole warps
       const int i = top + me.quad;
-      const bool mine = i < V;
+      const bool mine = i < R;
       W* const row = M + i * stride;
       W y = 0;
       if (mine) {
-        const W v = load(head.v + t * head.v_stride + i);
+        const W v = head.value(t, i);
         for (int j = me.lane; j < K; j += kQuad) {
           const W before = row[j], after = decay[j] * before + v * k[j];
           row[j] = after;
@@ -122,32 +129,34 @@ template <class T> __global__ void __launch_bounds__(1024) forward_kernel(const 
         }
       }
       y = quad_sum(y);
-      if (mine && me.lane == 0) store(a.y.at + (b * n.tokens + t) * a.y.token_stride + h * V + i, a.gates.scale * y);
+      if (!mine || me.lane != 0) continue;
+      if (i < V) store(a.y.at + (b * n.tokens + t) * a.y.token_stride + h * V + i, a.gates.scale * y);
+      else a.normaliser[(b * n.tokens + t) * n.heads + h] = a.gates.scale * y;
     }
     __syncthreads();   // the token's vectors have been read before the next token replaces them
   }
-  if (a.memory_out) copy_rows<W>(a.memory_out + int64_t(blockIdx.x) * V * K, K, M, stride, V, K);
+  if (a.memory_out) copy_rows<W>(a.memory_out + int64_t(blockIdx.x) * R * K, K, M, stride, R, K);
 }
 
 // to <- the memory after token t, from <- the one before; they may be the same. k, decay [K] are shared scratch.
 template <class T>
-__device__ void advance(const Head<T>& head, int64_t t, const Wide<T>* from, Wide<T>* to, Wide<T>* k, Wide<T>* decay, int V, int K, int64_t stride) {
+__device__ void advance(const Head<T>& head, int64_t t, const Wide<T>* from, Wide<T>* to, Wide<T>* k, Wide<T>* decay, int R, int K, int64_t stride) {
   using W = Wide<T>;
   const Place me = place();
   for (int j = threadIdx.x; j < K; j += blockDim.x) {
-    k[j] = head.w(t) * load(head.k + t * head.k_stride + j);
+    k[j] = head.w(t) * head.key(t, j);
     decay[j] = head.decay(t, j);
   }
   __syncthreads();   // k and decay are written by all, read by all
-  for (int i = me.quad; i < V; i += me.quads) {
-    const W v = load(head.v + t * head.v_stride + i);
+  for (int i = me.quad; i < R; i += me.quads) {
+    const W v = head.value(t, i);
     for (int j = me.lane; j < K; j += kQuad) to[i * stride + j] = decay[j] * from[i * stride + j] + v * k[j];
   }
   __syncthreads();   // k and decay have been read before they are replaced; `to` is whole, for the owners of columns
 }
 
-// Block: as in the forward. Shared: k (times w), raw, q, decay, own, d_bonus [K]; part [2, K]; g, v [V]; and dM [V, row_stride] if adjoints is
-// null. states [blocks, kStates, V, row_stride] is the block's room for recomputed memories.
+// Block: as in the forward. Shared: k (times w), raw, q, decay, own, d_bonus [K]; part [2, K]; g, v [R]; and dM [R, row_stride] if adjoints is
+// null. states [blocks, kStates, R, row_stride] is the block's room for recomputed memories.
 // dk_parts [B, T, H, K], dv_parts [B, T, H, V]: where a head leaves its part when its row is shared with others, else null.
 template <class T>
 __global__ void __launch_bounds__(1024)
@@ -155,8 +164,8 @@ __global__ void __launch_bounds__(1024)
   using W = Wide<T>;
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   const DecaySizes& n = a.size;
-  const int K = int(n.key_dim), V = int(n.value_dim);
-  const int64_t stride = row_stride(K), size = V * stride, b = blockIdx.x / n.heads, h = blockIdx.x % n.heads;
+  const int K = int(n.key_dim), V = int(n.value_dim), R = int(n.rows());
+  const int64_t stride = row_stride(K), size = R * stride, b = blockIdx.x / n.heads, h = blockIdx.x % n.heads;
   const Head<T> head = head_of(a, b, h, a.q.at);
   const Place me = place();
   W* const k = reinterpret_cast<W*>(shared_bytes);
@@ -167,26 +176,26 @@ __global__ void __launch_bounds__(1024)
   W* const d_bonus = own + K;
   W* const part = d_bonus + K;   // what each column adds to d_write and, with one decay a head, to d_log_decay
   W* const g = part + 2 * K;     // scale dy
-  W* const v = g + V;
-  W* const dM = adjoints ? adjoints + blockIdx.x * size : v + V;
+  W* const v = g + R;
+  W* const dM = adjoints ? adjoints + blockIdx.x * size : v + R;
   W* const starts = states + blockIdx.x * (kStates * size);   // [kSpans]: the memory that enters each span of the chunk
   W* const inner = starts + kSpans * size;                    // [kSpan]: the memory that enters each token of the span, the first excepted
 
   for (int j = threadIdx.x; j < K; j += blockDim.x) d_bonus[j] = 0;
-  copy_rows<W>(dM, stride, a.d_memory_out ? a.d_memory_out + int64_t(blockIdx.x) * V * K : nullptr, K, V, K);
+  copy_rows<W>(dM, stride, a.d_memory_out ? a.d_memory_out + int64_t(blockIdx.x) * R * K : nullptr, K, R, K);
   __syncthreads();   // d_bonus is zero before the owners of columns add to it
   for (int64_t chunk = n.chunks() - 1; chunk >= 0; --chunk) {
     const int64_t t0 = chunk * kDecayChunk;
     const int c = int(n.tokens - t0 < kDecayChunk ? n.tokens - t0 : kDecayChunk), spans = (c + kSpan - 1) / kSpan;
-    copy_rows<W>(starts, stride, a.saved + (int64_t(blockIdx.x) * n.chunks() + chunk) * V * K, K, V, K);
+    copy_rows<W>(starts, stride, a.saved + (int64_t(blockIdx.x) * n.chunks() + chunk) * R * K, K, R, K);
     for (int i = 0; i < (spans - 1) * kSpan; ++i)
       advance(head, t0 + i, i % kSpan == 0 ? starts + i / kSpan * size : inner,
-              (i + 1) % kSpan == 0 ? starts + (i + 1) / kSpan * size : inner, k, decay, V, K, stride);
+              (i + 1) % kSpan == 0 ? starts + (i + 1) / kSpan * size : inner, k, decay, R, K, stride);
 
     for (int span = spans - 1; span >= 0; --span) {
       const int tokens = c - span * kSpan < kSpan ? c - span * kSpan : kSpan;
       const auto entering = [&](int i) { return i == 0 ? starts + span * size : inner + i * size; };
-      for (int i = 0; i + 1 < tokens; ++i) advance(head, t0 + span * kSpan + i, entering(i), inner + (i + 1) * size, k, decay, V, K, stride);
+      for (int i = 0; i + 1 < tokens; ++i) advance(head, t0 + span * kSpan + i, entering(i), inner + (i + 1) * size, k, decay, R, K, stride);
 
       for (int back = tokens - 1; back >= 0; --back) {
         const int64_t t = t0 + span * kSpan + back, token = b * n.tokens + t, gate = token * n.heads + h;
@@ -194,7 +203,7 @@ __global__ void __launch_bounds__(1024)
         const W write = head.w(t);
         const bool strict = a.gates.strict, hidden = strict && head.starts(t);
         for (int j = threadIdx.x; j < K; j += blockDim.x) {
-          raw[j] = load(head.k + t * head.k_stride + j);
+          raw[j] = head.key(t, j);
           k[j] = write * raw[j];
           q[j] = load(head.q + t * head.q_stride + j);
           decay[j] = head.decay(t, j);
@@ -202,10 +211,10 @@ __global__ void __launch_bounds__(1024)
         }
         __syncthreads();   // the token's vectors are written by all, read by all; the span's memories are whole
 
-        for (int top = 0; top < V; top += me.quads) {   // quads own rows
+        for (int top = 0; top < R; top += me.quads) {   // quads own rows
           const int i = top + me.quad;
-          const bool mine = i < V;
-          const W gi = mine ? a.gates.scale * load(a.dy.at + token * a.dy.token_stride + h * V + i) : W(0);
+          const bool mine = i < R;
+          const W gi = !mine ? W(0) : a.gates.scale * (i < V ? W(load(a.dy.at + token * a.dy.token_stride + h * V + i)) : a.d_normaliser[gate]);
           W dv = 0;
           if (mine)
             for (int j = me.lane; j < K; j += kQuad) {
@@ -216,9 +225,9 @@ __global__ void __launch_bounds__(1024)
           dv = quad_sum(dv);
           if (mine && me.lane == 0) {
             g[i] = gi;
-            v[i] = load(head.v + t * head.v_stride + i);
-            if (dv_parts) dv_parts[gate * V + i] = dv;
-            else if (a.dv.at) store(a.dv.at + token * a.dv.token_stride + h * V + i, dv);
+            v[i] = head.value(t, i);
+            if (dv_parts && i < V) dv_parts[gate * V + i] = dv;
+            else if (a.dv.at && i < V) store(a.dv.at + token * a.dv.token_stride + h * V + i, dv);
           }
         }
         __syncthreads();   // dM, g and v are written by the owners of rows, read below by others
@@ -228,7 +237,7 @@ __global__ void __launch_bounds__(1024)
           const bool mine = j < K;
           W dq = 0, dk = 0, da = 0, gv = 0;
           if (mine)
-            for (int i = me.lane; i < V; i += kQuad) {
+            for (int i = me.lane; i < R; i += kQuad) {
               const W m = M[i * stride + j], dm = dM[i * stride + j];
               dq += (!strict ? decay[j] * m + v[i] * k[j] : hidden ? W(0) : m) * g[i];   // y_t = scale M_t q_t
               dk += dm * v[i];                                 // M_t = M_{t-1} diag(a) + w v k^T
@@ -240,16 +249,18 @@ __global__ void __launch_bounds__(1024)
           da = quad_sum(da);
           gv = quad_sum(gv);
           if (mine && me.lane == 0) {
-            const W dg = decay[j] * da, u = head.bonus ? head.bonus[j] : W(0);   // a = exp(g)
+            W dg = decay[j] * da;
+            const W u = head.bonus ? head.bonus[j] : W(0);   // a = exp(g)
             part[j] = raw[j] * dk;                             // M_t = M_{t-1} diag(a) + w v k^T, for w
-            part[K + j] = dg;
             d_bonus[j] += gv * raw[j] * q[j];                  // own = u k q
             dq += gv * u * raw[j];                             // own = u k q
             dk = write * dk + gv * u * q[j];                   // M_t, for k;  own = u k q
+            if (head.tied) dg += dk * (raw[j] - 1);            // k = 1 - exp(g)
+            part[K + j] = dg;
             if (a.d_log_decay && a.gates.per_channel) a.d_log_decay[gate * K + j] = dg;
             if (a.dq.at) store(a.dq.at + token * a.dq.token_stride + h * K + j, dq);
             if (dk_parts) dk_parts[gate * K + j] = dk;
-            else if (a.dk.at) store(a.dk.at + token * a.dk.token_stride + h * K + j, dk);
+            else if (a.dk.at && !head.tied) store(a.dk.at + token * a.dk.token_stride + h * K + j, dk);
           }
         }
         __syncthreads();   // part is whole; the owners of columns have read dM before the owners of rows change it
@@ -261,7 +272,7 @@ __global__ void __launch_bounds__(1024)
           W* const to = which == 0 ? a.d_write : a.gates.per_channel ? nullptr : a.d_log_decay;
           if (to && threadIdx.x % kWarp == 0) to[gate] = sum;
         }
-        for (int i = me.quad; i < V; i += me.quads)
+        for (int i = me.quad; i < R; i += me.quads)
           for (int j = me.lane; j < K; j += kQuad) {
             const W read = strict && !hidden ? g[i] * q[j] : W(0);
             dM[i * stride + j] = decay[j] * dM[i * stride + j] + read;   // M_t = M_{t-1} diag(a) + w v k^T;  y_t = scale M_{t-1} q_t
@@ -270,7 +281,7 @@ __global__ void __launch_bounds__(1024)
       }
     }
   }
-  if (a.d_memory_in) copy_rows<W>(a.d_memory_in + int64_t(blockIdx.x) * V * K, K, dM, stride, V, K);
+  if (a.d_memory_in) copy_rows<W>(a.d_memory_in + int64_t(blockIdx.x) * R * K, K, dM, stride, R, K);
   if (a.d_bonus)
     for (int j = threadIdx.x; j < K; j += blockDim.x) a.d_bonus[int64_t(blockIdx.x) * K + j] = d_bonus[j];
 }
@@ -298,14 +309,14 @@ template <class W> struct SharedPlan {
   size_t bytes;
   bool memory_fits;
   SharedPlan(const DecaySizes& n, int64_t vectors) {
-    const int64_t memory = n.value_dim * row_stride(n.key_dim);
+    const int64_t memory = n.rows() * row_stride(n.key_dim);
     memory_fits = size_t(vectors + memory) * sizeof(W) <= kSharedLimit;
     bytes = size_t(vectors + (memory_fits ? memory : 0)) * sizeof(W);
   }
 };
 template <class T> SharedPlan<Wide<T>> shared_plan(const DecayForward<T>& a) { return {a.size, 4 * a.size.key_dim}; }
 template <class T> SharedPlan<Wide<T>> shared_plan(const DecayBackward<T>& a) {
-  return {a.size, 8 * a.size.key_dim + 2 * a.size.value_dim};
+  return {a.size, 8 * a.size.key_dim + 2 * a.size.rows()};
 }
 
 // Elements of each part of the backward's workspace, in order; 0 where a part is not needed.
@@ -315,7 +326,7 @@ struct BackwardRoom {
 };
 template <class T> BackwardRoom room(const DecayBackward<T>& a) {
   const DecaySizes& n = a.size;
-  const int64_t heads = n.batch * n.heads, memory = n.value_dim * row_stride(n.key_dim);
+  const int64_t heads = n.batch * n.heads, memory = n.rows() * row_stride(n.key_dim);
   return {heads * kStates * memory, shared_plan(a).memory_fits ? 0 : heads * memory,
           a.dk.at && n.key_heads < n.heads ? heads * n.tokens * n.key_dim : 0,
           a.dv.at && n.value_heads < n.heads ? heads * n.tokens * n.value_dim : 0};
@@ -383,7 +394,7 @@ template <class A> Status launch_scale(void (*kernel)(RunningScale<A>), const Ru
 
 template <class T> size_t diagonal_decay_workspace(const DecayForward<T>& a) {
   const DecaySizes& n = a.size;
-  return shared_plan(a).memory_fits ? 0 : size_t(n.batch * n.heads * n.value_dim * row_stride(n.key_dim)) * sizeof(Wide<T>);
+  return shared_plan(a).memory_fits ? 0 : size_t(n.batch * n.heads * n.rows() * row_stride(n.key_dim)) * sizeof(Wide<T>);
 }
 
 template <class T> size_t diagonal_decay_workspace(const DecayBackward<T>& a) {
@@ -396,7 +407,7 @@ template <class T> Status diagonal_decay_forward(const DecayForward<T>& a, Works
   if (work.bytes < diagonal_decay_workspace(a)) return Status::small_workspace;
   const auto plan = shared_plan(a);
   Wide<T>* const memories = plan.memory_fits ? nullptr : static_cast<Wide<T>*>(work.at);
-  return launch_heads(forward_kernel<T>, n, threads_for(n.value_dim), plan.bytes, stream, a, memories);
+  return launch_heads(forward_kernel<T>, n, threads_for(n.rows()), plan.bytes, stream, a, memories);
 }
 
 template <class T> Status diagonal_decay_backward(const DecayBackward<T>& a, Workspace work, Stream stream) {
@@ -409,7 +420,7 @@ template <class T> Status diagonal_decay_backward(const DecayBackward<T>& a, Wor
   Wide<T>* const adjoints = need.adjoints ? states + need.states : nullptr;
   Wide<T>* const dk_parts = need.dk_parts ? states + need.states + need.adjoints : nullptr;
   Wide<T>* const dv_parts = need.dv_parts ? states + need.states + need.adjoints + need.dk_parts : nullptr;
-  const int64_t widest = n.value_dim > n.key_dim ? n.value_dim : n.key_dim;
+  const int64_t widest = n.rows() > n.key_dim ? n.rows() : n.key_dim;
   Status status = launch_heads(backward_kernel<T>, n, threads_for(widest), plan.bytes, stream, a, states, adjoints, dk_parts, dv_parts);
   if (status == Status::ok && dk_parts) status = sum_heads(dk_parts, a.dk, n, n.key_heads, n.key_dim, stream);
   if (status == Status::ok && dv_parts) status = sum_heads(dv_parts, a.dv, n, n.value_heads, n.value_dim, stream);

@@ -1,6 +1,6 @@
 // The stem `diagonal_decay`: linear attention and its gated relatives as one kernel op, with its definition, and its routes.
 //   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)   (diagonal_decay_kernel.hpp says which recipe is which)
-// Around it, in operations: feature maps of q and k, a channel of ones whose answer is the normaliser, and the running scale of unbounded gates.
+// Around it, in operations: feature maps of q and k, the division by the normaliser, and the running scale of unbounded gates.
 // Next: diagonal_decay_cpu.cpp (blocks of 16 tokens), cuda/diagonal_decay.cu (the recurrence), tests/diagonal_decay_kernel.cpp,
 // docs/layers/diagonal_decay.md.
 #include <limits>
@@ -17,22 +17,22 @@ namespace ttr::diagonal_decay {
 namespace {
 
 // -- the kernel op ---------------------------------------------------------------------------------------------------------------------------
-enum Input { kQ, kK, kV, kDecay, kWrite, kBonus, kMemory, kInputs };   // the last four may be undefined; kDecay is the logarithm
+enum Input { kQ, kK, kV, kDecay, kWrite, kBonus, kMemory, kInputs };   // the last four may be undefined, kK is where tied; kDecay is the logarithm
 
 struct Setting {
   double scale = 1;
-  bool strict = false;
+  bool strict = false, normalised = false, tied = false;
   Tensor segments = {};   // i32 [B, T] or undefined
 };
 
-DecaySizes sizes_of(const Tensors& x) {
-  return {.batch = x[kQ].size(0), .tokens = x[kQ].size(1), .heads = x[kQ].size(2), .key_heads = x[kK].size(2), .value_heads = x[kV].size(2),
-          .key_dim = x[kQ].size(3), .value_dim = x[kV].size(3)};
+DecaySizes sizes_of(const Tensors& x, const Setting& s) {
+  return {.batch = x[kQ].size(0), .tokens = x[kQ].size(1), .heads = x[kQ].size(2), .key_heads = x[s.tied ? kQ : kK].size(2), .value_heads = x[kV].size(2),
+          .key_dim = x[kQ].size(3), .value_dim = x[kV].size(3), .normaliser = s.normalised};
 }
-template <class T> Rows<const T> rows(const Tensor& x) { return {in<T>(x), x.size(2) * x.size(3)}; }
+template <class T> Rows<const T> rows(const Tensor& x) { return x.defined() ? Rows<const T>{in<T>(x), x.size(2) * x.size(3)} : Rows<const T>{}; }
 template <class T> Rows<T> rows(Tensor& x) { return x.defined() ? Rows<T>{out<T>(x), x.size(2) * x.size(3)} : Rows<T>{}; }
 template <class T> DecayGates<T> gates(const Tensors& x, const Setting& s) {
-  return {.log_decay = in<Wide<T>>(x[kDecay]), .per_channel = x[kDecay].defined() && x[kDecay].rank() == 4, .strict = s.strict,
+  return {.log_decay = in<Wide<T>>(x[kDecay]), .per_channel = x[kDecay].defined() && x[kDecay].rank() == 4, .tied = s.tied, .strict = s.strict,
           .write = in<Wide<T>>(x[kWrite]), .bonus = in<Wide<T>>(x[kBonus]), .segments = in<int32_t>(s.segments), .scale = Wide<T>(s.scale)};
 }
 
@@ -47,15 +47,16 @@ Tensor cleared(const Tensor& x, const Tensor& where_one) { return where_one.defi
 
 // The same function, token by token in primitives: what a second derivative differentiates, and a parity test.
 Tensors define(const Tensors& x, const Setting& setting) {
-  const DecaySizes n = sizes_of(x);
+  const DecaySizes n = sizes_of(x, setting);
   const Dtype wide_dtype = wide(x[kQ].dtype());
   const auto tokens = [&](const Tensor& t) { return unstack(transpose(over_heads(cast(t, wide_dtype), n.heads), 0, 1), 0); };   // T of [B, H, D]
   const auto of_token = [&](const Tensor& t) { return unstack(transpose(reshape(t, {n.batch, n.tokens, n.heads, 1, -1}), 0, 1), 0); };   // [B, H, 1, *]
   const auto column = [](const Tensor& t) { return reshape(t, t.shape().insert(3, 1)); };
-  const Tensors q = tokens(x[kQ]), k = tokens(x[kK]), v = tokens(x[kV]);
+  const Tensor values = !n.normaliser ? x[kV] : concat({x[kV], ones(x[kV].shape().with(3, 1), like(x[kV]))}, 3);
+  const Tensors q = tokens(x[kQ]), k = tokens(setting.tied ? -expm1(x[kDecay]) : x[kK]), v = tokens(values);
   const Tensors a = x[kDecay].defined() ? of_token(exp(x[kDecay])) : Tensors{}, w = x[kWrite].defined() ? of_token(x[kWrite]) : Tensors{};
   Tensors start(size_t(n.tokens));   // [B, H, V, K] or undefined
-  Tensor m = x[kMemory].defined() ? x[kMemory] : zeros({n.batch, n.heads, n.value_dim, n.key_dim}, {wide_dtype, x[kQ].device()});
+  Tensor m = x[kMemory].defined() ? x[kMemory] : zeros({n.batch, n.heads, n.rows(), n.key_dim}, {wide_dtype, x[kQ].device()});
   if (setting.segments.defined())
     for (int64_t t = 0; const Tensor& one : unstack(starts_of(setting.segments, wide_dtype), 1))
       start[size_t(t++)] = broadcast_to(reshape(one, {n.batch, 1, 1, 1}), m.shape());
@@ -63,27 +64,32 @@ Tensors define(const Tensors& x, const Setting& setting) {
   for (size_t t = 0; t < size_t(n.tokens); ++t) {
     const Tensor before = cleared(m, start[t]), write = matmul(column(v[t]), column(k[t]), false, true);
     m = (a.empty() ? before : a[t] * before) + (w.empty() ? write : w[t] * write);
-    Tensor y = reshape(matmul(setting.strict ? before : m, column(q[t])), {n.batch, n.heads, n.value_dim});
+    Tensor y = reshape(matmul(setting.strict ? before : m, column(q[t])), {n.batch, n.heads, n.rows()});
     if (x[kBonus].defined()) y = y + sum(x[kBonus] * k[t] * q[t], -1, true) * v[t];
     ys.push_back(y * setting.scale);
   }
-  return {cast(transpose(stack(ys, 0), 0, 1), x[kQ].dtype()), m};   // [T, B, H, V] -> [B, T, H, V]
+  const Tensor y = transpose(stack(ys, 0), 0, 1);   // [T, B, H, R] -> [B, T, H, R]
+  if (!n.normaliser) return {cast(y, x[kQ].dtype()), m};
+  const Tensors parts = split(y, 3, {n.value_dim, 1});
+  return {cast(parts[0], x[kQ].dtype()), m, parts[1]};
 }
 
 struct Saved { Tensors x; Tensor chunks; Setting setting; };
 
-template <class T, class Place> void forward(const Tensors& x, const Setting& s, Tensor& y, Tensor& memory, Tensor& chunks, Place place) {
-  DecayForward<T> f{.size = sizes_of(x), .gates = gates<T>(x, s), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]),
-                    .memory_in = in<Wide<T>>(x[kMemory]), .memory_out = out<Wide<T>>(memory), .saved = out<Wide<T>>(chunks), .y = rows<T>(y)};
+template <class T, class Place> void forward(const Tensors& x, const Setting& s, Tensor& y, Tensor& memory, Tensor& normaliser, Tensor& chunks, Place place) {
+  DecayForward<T> f{.size = sizes_of(x, s), .gates = gates<T>(x, s), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]),
+                    .memory_in = in<Wide<T>>(x[kMemory]), .memory_out = out<Wide<T>>(memory), .saved = out<Wide<T>>(chunks), .y = rows<T>(y),
+                    .normaliser = out<Wide<T>>(normaliser)};
   if constexpr (place.cuda)
     must("diagonal_decay", cuda::diagonal_decay_forward(f, Scratch(cuda::diagonal_decay_workspace(f), y.device()), place.stream));
   else must("diagonal_decay", cpu::diagonal_decay_forward(f, Scratch(cpu::diagonal_decay_workspace(f), y.device())));
 }
 
-template <class T, class Place> void backward(const Saved& s, const Tensor& dy, const Tensor& d_memory, Tensors& d, Place place) {
+template <class T, class Place> void backward(const Saved& s, const Tensor& dy, const Tensor& d_memory, const Tensor& d_normaliser, Tensors& d, Place place) {
   const Tensors& x = s.x;
-  DecayBackward<T> b{.size = sizes_of(x), .gates = gates<T>(x, s.setting), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]),
-                     .saved = in<Wide<T>>(s.chunks), .dy = rows<T>(dy), .d_memory_out = in<Wide<T>>(d_memory), .dq = rows<T>(d[kQ]),
+  DecayBackward<T> b{.size = sizes_of(x, s.setting), .gates = gates<T>(x, s.setting), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]),
+                     .saved = in<Wide<T>>(s.chunks), .dy = rows<T>(dy), .d_normaliser = in<Wide<T>>(d_normaliser),
+                     .d_memory_out = in<Wide<T>>(d_memory), .dq = rows<T>(d[kQ]),
                      .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV]), .d_log_decay = out<Wide<T>>(d[kDecay]), .d_write = out<Wide<T>>(d[kWrite]),
                      .d_bonus = out<Wide<T>>(d[kBonus]), .d_memory_in = out<Wide<T>>(d[kMemory])};
   if constexpr (place.cuda)
@@ -91,27 +97,32 @@ template <class T, class Place> void backward(const Saved& s, const Tensor& dy, 
   else must("diagonal_decay", cpu::diagonal_decay_backward(b, Scratch(cpu::diagonal_decay_workspace(b), dy.device())));
 }
 
-// x as in Input -> {y [B, T, H, V], memory [B, H, V, K]}.
+// x as in Input -> {y [B, T, H, V], memory [B, H, R, K]}, and the normaliser [B, T, H, 1] where it is asked for.
 Tensors apply(const Tensors& x, const Setting& setting) {
-  const DecaySizes n = sizes_of(x);
+  const DecaySizes n = sizes_of(x, setting);
   const Options wide_options{wide(x[kQ].dtype()), x[kQ].device()};
   Tensor y = empty({n.batch, n.tokens, n.heads, n.value_dim}, like(x[kQ]));
-  Tensor memory = empty({n.batch, n.heads, n.value_dim, n.key_dim}, wide_options), chunks;
-  if (recording() && detail::any_tracked(x)) chunks = empty({n.batch, n.heads, n.chunks(), n.value_dim, n.key_dim}, wide_options);
-  dispatch("diagonal_decay", x[kQ], [&]<class T>(auto place) { forward<T>(x, setting, y, memory, chunks, place); });
-  if (!chunks.defined()) return {y, memory};
+  Tensor memory = empty({n.batch, n.heads, n.rows(), n.key_dim}, wide_options), normaliser, chunks;
+  if (n.normaliser) normaliser = empty({n.batch, n.tokens, n.heads, 1}, wide_options);
+  if (recording() && detail::any_tracked(x)) chunks = empty({n.batch, n.heads, n.chunks(), n.rows(), n.key_dim}, wide_options);
+  dispatch("diagonal_decay", x[kQ], [&]<class T>(auto place) { forward<T>(x, setting, y, memory, normaliser, chunks, place); });
+  Tensors found{y, memory};
+  if (n.normaliser) found.push_back(normaliser);
+  if (!chunks.defined()) return found;
   Tensors plain;
   for (const Tensor& t : x) plain.push_back(t.defined() ? detach(t) : t);
   return kernel_op(
-      "diagonal_decay", {y, memory}, x, Saved{std::move(plain), chunks, setting},
+      "diagonal_decay", found, x, Saved{std::move(plain), chunks, setting},
       [](const Saved& s, const Sweep& sweep) {
-        const DecaySizes n = sizes_of(s.x);
+        const DecaySizes n = sizes_of(s.x, s.setting);
         Tensors d(kInputs);
         for (int i = 0; i < kInputs; ++i)
           if (sweep.needs(i)) d[size_t(i)] = empty(s.x[size_t(i)].shape(), like(s.x[size_t(i)]));
         if (sweep.needs(kBonus)) d[kBonus] = empty({n.batch, n.heads, n.key_dim}, like(s.x[kBonus]));   // one a sequence
         const Tensor dy = sweep.dy(0).defined() ? sweep.dy(0) : zeros({n.batch, n.tokens, n.heads, n.value_dim}, like(s.x[kQ]));
-        dispatch("diagonal_decay", s.x[kQ], [&]<class T>(auto place) { backward<T>(s, dy, sweep.dy(1), d, place); });
+        Tensor d_normaliser;
+        if (n.normaliser) d_normaliser = sweep.dy(2).defined() ? sweep.dy(2) : zeros({n.batch, n.tokens, n.heads, 1}, {wide(s.x[kQ].dtype()), dy.device()});
+        dispatch("diagonal_decay", s.x[kQ], [&]<class T>(auto place) { backward<T>(s, dy, sweep.dy(1), d_normaliser, d, place); });
         if (sweep.needs(kBonus)) d[kBonus] = sum(d[kBonus], 0);
         return d;
       },
@@ -288,12 +299,15 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   const Dtype dtype = wide(p.dtype);
   const bool normalised = map.normaliser != Normaliser::none;
   const Coefficients c = coefficients(r, a, p);
-  Setting setting{.scale = r.reading().scale.at(p.key_dim), .strict = r.reading().read == Read::strict, .segments = a.segments};
+  Setting setting{.scale = r.reading().scale.at(p.key_dim), .strict = r.reading().read == Read::strict, .normalised = normalised,
+                  .tied = map.tied && !map.learned, .segments = a.segments};   // M_0 k_t is asked of keys that are there
 
   Tensor q = normed_keys(a.slots.at("q"), r.reading()), v = a.slots.at("v");
-  Tensor k = map.tied ? -expm1(c.log_decay) : normed_keys(a.slots.at("k"), r.reading());
-  if (normalised || map.tied || map.learned || !map.feature.ask<Identity>())
-    q = cast(q, dtype), k = cast(k, dtype), v = cast(v, dtype);   // answers are divided
+  Tensor k = setting.tied ? Tensor() : map.tied ? -expm1(c.log_decay) : normed_keys(a.slots.at("k"), r.reading());
+  if (normalised || map.learned || !map.feature.ask<Identity>()) {   // answers are divided
+    q = cast(q, dtype), v = cast(v, dtype);
+    if (k.defined()) k = cast(k, dtype);
+  }
   if (!map.feature.ask<Identity>()) {
     const int64_t first = position_of(a.state);
     q = features_of(map.feature, setting.scale == 1 ? q : q * setting.scale, a.slots, first);
@@ -302,19 +316,17 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   }
   const int64_t features = q.size(3);
   if (map.learned) v = over_heads(v, p.heads) - recalled(cast(a.slots.at("initial_memory"), dtype), k, p);
-  if (normalised) v = concat({v, ones(v.shape().with(3, 1), like(v))}, 3);
   const Tensor bonus = map.bonus ? cast(a.slots.at("bonus"), dtype) : Tensor();
   const Tensors found = apply({q, k, v, c.log_decay, c.write, bonus, entering(map, a, p, features)}, setting);
 
   Answer answer{found[0], {}};
   if (normalised) {
-    const Tensors parts = split(found[0], 3, {p.value_dim, 1});
-    Tensor z = parts[1];   // [B, T, H, 1]
+    Tensor z = found[2];   // [B, T, H, 1]
     const Tensor scale = setting.strict ? c.scale_before : c.scale;
     if (map.normaliser == Normaliser::sum) z = z + map.eps;
     else if (map.normaliser == Normaliser::clamp) z = maximum(z, map.eps);
     else z = maximum(abs(z), scale.defined() ? reshape(exp(-scale), z.shape()) : ones(z.shape(), like(z))) + map.eps;
-    answer.y = parts[0] / z;
+    answer.y = found[0] / z;
   }
   answer.y = cast(answer.y, p.dtype);
   if (!a.want_state) return answer;

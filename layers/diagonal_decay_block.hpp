@@ -1,4 +1,5 @@
 // Blocks of 16 tokens of diagonal_decay_cpu.cpp, which tells the algebra; compiled once for each instruction set (core/simd_sets.hpp).
+#include <ttr/core/simd_exp.hpp>
 #include <ttr/core/simd_product.hpp>
 
 namespace ttr::TTR_SIMD_SET {
@@ -57,6 +58,30 @@ TTR_SIMD_INLINE Strided<T> rows_of(T* copy, const Rows<const T>& x, const DecayS
   return {copy, width};
 }
 
+// a and k = 1 - a of c rows of log decays; no keys beyond them. [16, Kp] each
+template <class T> TTR_SIMD_INLINE Strided<T> tied_keys(Block<T>& x, const T* log_decay, int64_t stride, int64_t c, int64_t K, int64_t Kp) {
+  for (int64_t r = 0; r < c; ++r) {
+    const T* __restrict from = log_decay + r * stride;
+    T *__restrict a = x.a + r * Kp, *__restrict k = x.copy_k + r * Kp;
+    for (int64_t j = 0; j < K; ++j) {
+      const ExpPair<T> e = fast_exp_pair(from[j]);
+      a[j] = e.whole, k[j] = -e.less_one;
+    }
+    for (int64_t j = K; j < Kp; ++j) a[j] = 1, k[j] = 0;
+  }
+  pad_row(x.copy_k, c * Kp, C * Kp);
+  return {x.copy_k, Kp};
+}
+
+// The first `count` lanes from `from` on, zeros beyond them.
+template <class T> TTR_SIMD_INLINE Vec<T> some_lanes(const T* from, int64_t count) {
+  constexpr int64_t L = Register<T>::lanes;
+  if (count >= L) return vec(from);
+  Vec<T> x{};
+  for (int64_t l = 0; l < count; ++l) x[l] = from[l];
+  return x;
+}
+
 template <class T, class Arguments>
 TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c, int64_t value_width) {
   constexpr int64_t L = Register<T>::lanes;
@@ -64,54 +89,53 @@ TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int6
   const DecayGates<T>& g = p.gates;
   const int64_t K = n.key_dim, V = n.value_dim, H = n.heads, Kp = padded(K);
   const Strided<T> raw_q = rows_of(x.copy_q, p.q, n, b, t0, c, h, K, Kp);
-  x.raw_k = rows_of(x.copy_k, p.k, n, b, t0, c, h / (H / n.key_heads), K, Kp);
+  x.raw_k = g.tied ? tied_keys(x, g.log_decay + ((b * n.tokens + t0) * H + h) * K, H * K, c, K, Kp)
+                   : rows_of(x.copy_k, p.k, n, b, t0, c, h / (H / n.key_heads), K, Kp);
   x.v = rows_of(x.copy_v, p.v, n, b, t0, c, h / (H / n.value_heads), V, value_width);
-  x.total[0] = 1;
-  if (g.per_channel)
-    for (int64_t j = 0; j < Kp; j += L) vec(x.since + j) = Vec<T>{} + T(1);
+  T scale[C];
+  bool starts[C];
   for (int64_t r = 0; r < C; ++r) {
     const int64_t token = b * n.tokens + t0 + r, gate = token * H + h;
-    const bool inside = r < c, starts = inside && g.segments && t0 + r > 0 && g.segments[token] != g.segments[token - 1];
-    x.hidden[r] = starts && g.strict;
+    const bool inside = r < c;
+    starts[r] = inside && g.segments && t0 + r > 0 && g.segments[token] != g.segments[token - 1];
+    x.hidden[r] = starts[r] && g.strict;
     x.w[r] = inside && g.write ? g.write[gate] : T(1);
-    const T w = x.w[r], scale = x.hidden[r] ? T(0) : g.scale;
-    const T* const from_q = raw_q.at + r * raw_q.stride;
-    const T* const from_k = x.raw_k.at + r * x.raw_k.stride;
-    T* const q = x.q + r * Kp;
-    T* const k = x.k + r * Kp;
-    T* const query = x.query + r * Kp;
-    if (g.per_channel) {
-      T* const a = x.a + r * Kp;
-      if (inside && g.log_decay && !starts) {
-        const T* __restrict from = g.log_decay + gate * K;
-        for (int64_t j = 0; j < K; ++j) a[j] = fast_exp(from[j]);
-        for (int64_t j = K; j < Kp; ++j) a[j] = 1;
-      } else {
-        for (int64_t j = 0; j < Kp; j += L) vec(a + j) = Vec<T>{} + (starts ? T(0) : T(1));
-      }
-      const T* const last = x.since + r * Kp;
-      T* const since = x.since + (r + 1) * Kp;
-      for (int64_t j = 0; j < Kp; j += L) {
-        const Vec<T> before = vec(last + j), now = before * vec(a + j), scaled = scale * vec(from_q + j);
-        vec(since + j) = now;
-        vec(q + j) = scaled;
-        vec(query + j) = scaled * (g.strict ? before : now);
-        vec(k + j) = w * vec(from_k + j);
-      }
-    } else {
-      x.decay[r] = starts ? T(0) : inside && g.log_decay ? fast_exp(g.log_decay[gate]) : T(1);
-      x.total[r + 1] = x.decay[r] * x.total[r];
-      const T seen = x.seen[r] = x.total[g.strict ? r : r + 1];
-      for (int64_t j = 0; j < Kp; j += L) {
-        const Vec<T> scaled = scale * vec(from_q + j);
-        vec(q + j) = scaled;
-        vec(query + j) = scaled * seen;
-        vec(k + j) = w * vec(from_k + j);
+    scale[r] = x.hidden[r] ? T(0) : g.scale;
+    if (!g.per_channel) x.decay[r] = starts[r] ? T(0) : inside && g.log_decay ? fast_exp(g.log_decay[gate]) : T(1);
+  }
+  const auto write_key = [&](int64_t r, int64_t j) { vec(x.k + r * Kp + j) = x.w[r] * vec(x.raw_k.at + r * x.raw_k.stride + j); };
+  if (g.per_channel) {
+    const T* const log_decay = g.log_decay ? g.log_decay + ((b * n.tokens + t0) * H + h) * K : nullptr;
+    for (int64_t j = 0; j < Kp; j += L) {
+      Vec<T> since = Vec<T>{} + T(1);
+      vec(x.since + j) = since;
+      for (int64_t r = 0; r < C; ++r) {
+        const int64_t at = r * Kp + j;
+        Vec<T> a = Vec<T>{} + (starts[r] ? T(0) : T(1));
+        if (r < c && log_decay && !starts[r]) a = g.tied ? vec(x.a + at) : exp_lanes(some_lanes(log_decay + r * H * K + j, K - j));
+        const Vec<T> before = since, q = scale[r] * vec(raw_q.at + r * raw_q.stride + j);
+        since *= a;
+        vec(x.a + at) = a;
+        vec(x.since + at + Kp) = since;
+        vec(x.q + at) = q;
+        vec(x.query + at) = q * (g.strict ? before : since);
+        write_key(r, j);
       }
     }
+    return;
   }
-  if (!g.per_channel)
-    for (int64_t j = 0; j < Kp; j += L) vec(x.since + c * Kp + j) = Vec<T>{} + x.total[c];
+  x.total[0] = 1;
+  for (int64_t r = 0; r < C; ++r) {
+    x.total[r + 1] = x.decay[r] * x.total[r];
+    const T seen = x.seen[r] = x.total[g.strict ? r : r + 1];
+    for (int64_t j = 0; j < Kp; j += L) {
+      const Vec<T> q = scale[r] * vec(raw_q.at + r * raw_q.stride + j);
+      vec(x.q + r * Kp + j) = q;
+      vec(x.query + r * Kp + j) = q * seen;
+      write_key(r, j);
+    }
+  }
+  for (int64_t j = 0; j < Kp; j += L) vec(x.since + c * Kp + j) = Vec<T>{} + x.total[c];
 }
 
 // The rows that are read next, fetched one token at a time while this block's products run: a head's rows lie apart, which no hardware guesses.
@@ -123,7 +147,7 @@ template <class T> struct Ahead {
     const DecaySizes& n = p.size;
     key_dim = n.key_dim, value_dim = n.value_dim, tokens = std::min(C, n.tokens - t0);
     q = row(p.q, n, b, t0, h, key_dim), q_stride = p.q.token_stride;
-    k = row(p.k, n, b, t0, h / (n.heads / n.key_heads), key_dim), k_stride = p.k.token_stride;
+    if (p.k.at) k = row(p.k, n, b, t0, h / (n.heads / n.key_heads), key_dim), k_stride = p.k.token_stride;
     v = row(p.v, n, b, t0, h / (n.heads / n.value_heads), value_dim), v_stride = p.v.token_stride;
     gate_stride = n.heads * key_dim;
     if (p.gates.log_decay && p.gates.per_channel) gate = p.gates.log_decay + (b * n.tokens + t0) * gate_stride + h * key_dim;
@@ -135,7 +159,8 @@ template <class T> struct Ahead {
   }
   TTR_SIMD_INLINE void operator()(int64_t r) const {
     if (r >= tokens) return;
-    fetch(q + r * q_stride, key_dim), fetch(k + r * k_stride, key_dim), fetch(v + r * v_stride, value_dim);
+    fetch(q + r * q_stride, key_dim), fetch(v + r * v_stride, value_dim);
+    if (k) fetch(k + r * k_stride, key_dim);
     if (gate) fetch(gate + r * gate_stride, key_dim);
     if (dy) fetch(dy + r * dy_stride, value_dim);
   }
@@ -255,19 +280,42 @@ template <class T> TTR_SIMD_INLINE void store_matrix(T* to, int64_t to_row, cons
   for (int64_t i = 0; i < rows; ++i) write_row(to + i * to_row, from + i * from_row, width, true);
 }
 
+// -- the normaliser's row z of M, one of Kp channels -----------------------------------------------------------------------------------------------
+// n_r = query_r . z + sum_s A_rs
+template <class T> TTR_SIMD_INLINE void ask_ones(const Block<T>& x, const T* z, int64_t Kp, T* n) {
+  constexpr int64_t L = Register<T>::lanes;
+  Vec<T> parts[C];
+  for (int64_t r = 0; r < C; ++r) {
+    parts[r] = Vec<T>{};
+    for (int64_t j = 0; j < Kp; j += L) parts[r] += vec(x.query + r * Kp + j) * vec(z + j);
+  }
+  sum_lanes<C, T>(parts, n);
+  for (int64_t s = 0; s < C; ++s)
+    for (int64_t r = 0; r < C; r += L) vec(n + r) += vec(x.pair + s * C + r);
+}
+// to <- z since_c + sum_s Kend_s
+template <class T> TTR_SIMD_INLINE void write_ones(const Block<T>& x, const T* z, T* to, int64_t Kp, int64_t c) {
+  constexpr int64_t L = Register<T>::lanes;
+  for (int64_t j = 0; j < Kp; j += L) {
+    Vec<T> sum = vec(z + j) * vec(x.since + c * Kp + j);
+    for (int64_t s = 0; s < c; ++s) sum += vec(x.end + s * Kp + j);
+    vec(to + j) = sum;
+  }
+}
+
 // Heads [first, first + count) of sequence b, block by block: neighbours in a token's row are read while it is near.
 template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, T* slab, int64_t b, int64_t first, int64_t count) {
   const DecaySizes& n = p.size;
-  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), Vp = padded(V), head = b * n.heads + first;
+  const int64_t K = n.key_dim, V = n.value_dim, R = n.rows(), Kp = padded(K), Vp = padded(V), head = b * n.heads + first;
   ForwardSlab<T> m(slab, n, count);
   Block<T>& x = m.x;
 
-  for (int64_t i = 0; i < count; ++i) load_matrix(m.memory + i * V * Kp, Kp, p.memory_in ? p.memory_in + (head + i) * V * K : nullptr, K, V, K);
+  for (int64_t i = 0; i < count; ++i) load_matrix(m.memory + i * R * Kp, Kp, p.memory_in ? p.memory_in + (head + i) * R * K : nullptr, K, R, K);
   for (int64_t t0 = 0; t0 < n.tokens; t0 += C)
     for (int64_t i = 0; i < count; ++i) {
       const int64_t c = std::min(C, n.tokens - t0), h = first + i;
-      T* const memory = m.memory + i * V * Kp;
-      if (p.saved && t0 % kDecayChunk == 0) store_matrix(p.saved + ((head + i) * n.chunks() + t0 / kDecayChunk) * V * K, K, memory, Kp, V, K);
+      T* const memory = m.memory + i * R * Kp;
+      if (p.saved && t0 % kDecayChunk == 0) store_matrix(p.saved + ((head + i) * n.chunks() + t0 / kDecayChunk) * R * K, K, memory, Kp, R, K);
       load_block(x, p, b, h, t0, c, V);   // values are read one at a time and need no padding
       const bool last = i + 1 == count;
       const Ahead<T> ahead = last && t0 + C >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, last ? first : h + 1, last ? t0 + C : t0);
@@ -282,10 +330,15 @@ template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, 
         to_rows(m.yt, Vp, m.y, Vp);
         store_matrix(y, p.y.token_stride, m.y, Vp, c, V);
       }
+      if (n.normaliser) {
+        ask_ones(x, memory + V * Kp, Kp, m.normaliser);
+        for (int64_t r = 0; r < c; ++r) p.normaliser[(b * n.tokens + t0 + r) * n.heads + h] = m.normaliser[r];
+      }
       if (t0 + c == n.tokens && !p.memory_out) continue;
+      if (n.normaliser) write_ones(x, memory + V * Kp, memory + V * Kp, Kp, c);
       add_product(V, Kp, c, Operand<T>{x.v.at, 1, x.v.stride}, x.end, Kp, memory, Kp, x.since + c * Kp);   // M_C = M0 diag(since) + V^T Kend
     }
-  for (int64_t i = 0; i < count && p.memory_out; ++i) store_matrix(p.memory_out + (head + i) * V * K, K, m.memory + i * V * Kp, Kp, V, K);
+  for (int64_t i = 0; i < count && p.memory_out; ++i) store_matrix(p.memory_out + (head + i) * R * K, K, m.memory + i * R * Kp, Kp, R, K);
 }
 
 // One decay a channel, N registers of them: the recurrences k'_s <- a_r k'_s and since <- a_r since, differentiated from the last token.
@@ -400,11 +453,38 @@ TTR_SIMD_INLINE void write_block(const DecayBackward<T>& p, const Block<T>& x, c
       }
       scale = w = 1;
     }
+    if (g.tied)
+      for (int64_t j = 0; j < Kp; ++j) m.dg[r * Kp + j] += w * dk[j] * (x.raw_k.at[r * Kp + j] - 1);   // k = 1 - exp(g)
     if (p.d_write) p.d_write[gate] = d_write[r];
     if (p.dq.at) write_times(row(p.dq, n, b, t0 + r, h, K), dq, scale, K, true);                  // Y = scale (...)
     if (p.dk.at) write_times(row(p.dk, n, b, t0 + r, key_head, K), dk, w, K, first_key);          // k' = w k
     if (p.d_log_decay && g.per_channel) write_row(p.d_log_decay + gate * K, m.dg + r * Kp, K, true);
     if (p.d_log_decay && !g.per_channel) p.d_log_decay[gate] = m.dg[r];
+  }
+}
+
+// The adjoints that n leaves in dA, dq and dk, as a row of values that are 1. dn [16], zero beyond c.
+template <class T>
+TTR_SIMD_INLINE void answer_ones(const DecayBackward<T>& p, const BackwardSlab<T>& m, const T* z, const T* dz, int64_t b, int64_t h, int64_t t0,
+                                 int64_t c, T* dn) {
+  constexpr int64_t L = Register<T>::lanes;
+  const int64_t Kp = padded(p.size.key_dim);
+  for (int64_t r = 0; r < C; ++r) {
+    dn[r] = r < c ? p.d_normaliser[(b * p.size.tokens + t0 + r) * p.size.heads + h] : T(0);
+    for (int64_t s = 0; s < C; s += L) vec(m.d_pair + r * C + s) += dn[r];                        // n_r = query_r.z + sum_s A_rs
+    for (int64_t j = 0; j < Kp; j += L) {
+      vec(m.dq + r * Kp + j) += dn[r] * vec(z + j);                                               // n_r = query_r.z + sum_s A_rs
+      vec(m.dk + r * Kp + j) += vec(dz + j);                                                      // z_C = z since + sum_s Kend_s
+    }
+  }
+}
+// dz <- dz since + sum_r dn_r query_r
+template <class T> TTR_SIMD_INLINE void ask_back(const Block<T>& x, const T* dn, T* dz, int64_t Kp, int64_t c) {
+  constexpr int64_t L = Register<T>::lanes;
+  for (int64_t j = 0; j < Kp; j += L) {
+    Vec<T> sum = vec(dz + j) * vec(x.since + c * Kp + j);
+    for (int64_t r = 0; r < c; ++r) sum += dn[r] * vec(x.query + r * Kp + j);
+    vec(dz + j) = sum;
   }
 }
 
@@ -414,25 +494,26 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
   constexpr int64_t L = Register<T>::lanes;
   const DecaySizes& n = p.size;
   const DecayGates<T>& g = p.gates;
-  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), Vp = padded(V), head = b * n.heads + h;
+  const int64_t K = n.key_dim, V = n.value_dim, R = n.rows(), Kp = padded(K), Vp = padded(V), head = b * n.heads + h;
   const int64_t per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads, value_head = h / per_value;
   const bool first_key = h % per_key == 0, first_value = h % per_value == 0;   // no head before this one wrote into the shared rows of dk, dv
-  T diagonal[C];
+  T diagonal[C], dn[C];
 
   const int64_t first = chunk * kDecayChunk, blocks = (std::min(kDecayChunk, n.tokens - first) + C - 1) / C;
-  load_matrix(m.states, Kp, p.saved + (head * n.chunks() + chunk) * V * K, K, V, K);
+  load_matrix(m.states, Kp, p.saved + (head * n.chunks() + chunk) * R * K, K, R, K);
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
     load_block(m.x[i], p, b, h, t0, c, Vp);
     if (i + 1 == blocks) break;
     fade_keys(m.x[i], Kp, c, g.per_channel, Ahead<T>());
-    T* const next = m.states + (i + 1) * V * Kp;
-    product(V, Kp, c, Operand<T>{m.x[i].v.at, 1, m.x[i].v.stride}, m.x[i].end, Kp, next, Kp, next - V * Kp, m.x[i].since + c * Kp);
+    T* const next = m.states + (i + 1) * R * Kp;
+    product(V, Kp, c, Operand<T>{m.x[i].v.at, 1, m.x[i].v.stride}, m.x[i].end, Kp, next, Kp, next - R * Kp, m.x[i].since + c * Kp);
+    if (n.normaliser) write_ones(m.x[i], next - Kp, next + V * Kp, Kp, c);
   }
   for (int64_t i = blocks - 1; i >= 0; --i) {
     const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
     Block<T>& x = m.x[i];
-    const T* const memory = m.states + i * V * Kp;
+    const T* const memory = m.states + i * R * Kp;
     const int64_t next = next_chunk * kDecayChunk + i * C;
     Ahead<T> ahead = next_chunk < 0 || next >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, next_h, next);
     if (ahead.tokens) ahead.dy = row(p.dy, n, b, next, next_h, V), ahead.dy_stride = p.dy.token_stride;
@@ -456,6 +537,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
         for (int64_t s = 0; s < c; ++s) write_row(dv + s * p.dv.token_stride, m.dv + s * Vp, V, first_value);
       }
     }
+    if (n.normaliser) answer_ones(p, m, memory + V * Kp, m.adjoint + V * Kp, b, h, t0, c, dn);
     for (int64_t r = 0; r < C; ++r) {
       diagonal[r] = m.d_pair[r * C + r];
       const int64_t seen = g.strict ? r : r + 1;
@@ -465,7 +547,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
     if (p.d_log_decay)
       for (int64_t j = 0; j < Kp; j += L) {
         Vec<T> sum{};
-        for (int64_t r = 0; r < V; ++r) sum += vec(memory + r * Kp + j) * vec(m.adjoint + r * Kp + j);
+        for (int64_t r = 0; r < R; ++r) sum += vec(memory + r * Kp + j) * vec(m.adjoint + r * Kp + j);
         vec(m.d_since + j) = sum;                                                               // M_C = M0 since + V^T Kend, for since
       }
     else pad_row(m.d_since, 0, Kp);
@@ -478,6 +560,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
     }
     write_block(p, x, m, diagonal, b, h, t0, c, first_key);
     if (t0 == 0 && !p.d_memory_in) break;
+    if (n.normaliser) ask_back(x, dn, m.adjoint + V * Kp, Kp, c);
     add_product(V, Kp, c, Operand<T>{m.dy.at, 1, m.dy.stride}, x.query, Kp, m.adjoint, Kp, x.since + c * Kp);   // M_C;  Y, for M0
   }
 }
@@ -485,20 +568,20 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
 // Heads [first, first + count) of sequence b, chunk by chunk from the last.
 template <class T> TTR_SIMD_INLINE void backward_heads(const DecayBackward<T>& p, T* slab, int64_t b, int64_t first, int64_t count) {
   const DecaySizes& n = p.size;
-  const int64_t K = n.key_dim, V = n.value_dim, Kp = padded(K), head = b * n.heads + first;
+  const int64_t K = n.key_dim, R = n.rows(), Kp = padded(K), head = b * n.heads + first;
   const BackwardSlab<T> all(slab, n, count, p.gates.per_channel);
   for (int64_t i = 0; i < count; ++i)
-    load_matrix(all.adjoint + i * V * Kp, Kp, p.d_memory_out ? p.d_memory_out + (head + i) * V * K : nullptr, K, V, K);
+    load_matrix(all.adjoint + i * R * Kp, Kp, p.d_memory_out ? p.d_memory_out + (head + i) * R * K : nullptr, K, R, K);
   pad_row(all.d_bonus, 0, count * Kp);
   for (int64_t chunk = n.chunks() - 1; chunk >= 0; --chunk)
     for (int64_t i = 0; i < count; ++i) {
       BackwardSlab<T> m = all;
-      m.adjoint += i * V * Kp, m.d_bonus += i * Kp;
+      m.adjoint += i * R * Kp, m.d_bonus += i * Kp;
       const bool last = i + 1 == count;
       backward_chunk(p, m, b, first + i, chunk, last ? first : first + i + 1, last ? chunk - 1 : chunk);
     }
   for (int64_t i = 0; i < count; ++i) {
-    if (p.d_memory_in) store_matrix(p.d_memory_in + (head + i) * V * K, K, all.adjoint + i * V * Kp, Kp, V, K);
+    if (p.d_memory_in) store_matrix(p.d_memory_in + (head + i) * R * K, K, all.adjoint + i * R * Kp, Kp, R, K);
     if (p.d_bonus) write_row(p.d_bonus + (head + i) * K, all.d_bonus + i * Kp, K, true);
   }
 }

@@ -9,6 +9,8 @@
 // whole registers, so the memory lies [V, K] in all of them, and the products are our own: BLAS packs what is used once.
 // One decay a head: F is a 16 x 16 table and A a product. One a channel: each k'_s is carried along r, times a_r, 136 pairs a block.
 // Everywhere F grows by recurrence; a = 0 is nothing special.
+// The normaliser's row z of M has no values to multiply: its part of a product is a sum over tokens, and it stands outside the products.
+//   n_r = (Q since)_r . z0 + sum_s A_rs      z_C = z0 since_15 + sum_s Kend_s
 // A worker owns one slab of the workspace; tasks are (sequence, group of heads that share key and value rows).
 // Tested against the token recurrence in tests/diagonal_decay_kernel.cpp; the same algebra, token by token, is in cuda/diagonal_decay.cu.
 #include <ttr/layers/diagonal_decay_kernel.hpp>
@@ -61,7 +63,7 @@ template <class T> struct Block {
 
 template <class T> struct ForwardSlab {
   Block<T> x;
-  T *yt, *y, *memory;
+  T *yt, *y, *memory, *normaliser;
   size_t count;
   ForwardSlab(T* at, const DecaySizes& n, int64_t heads) {
     Pieces<T> p{at};
@@ -69,7 +71,8 @@ template <class T> struct ForwardSlab {
     x.take(p, Kp, Vp);
     yt = p.take(Vp * C);               // Y transposed                          [Vp, 16]
     y = p.take(C * Vp);                // Y                                     [16, Vp]
-    memory = p.take(heads * n.value_dim * Kp);   // M                           [heads, V, Kp]
+    memory = p.take(heads * n.rows() * Kp);   // M                              [heads, R, Kp]
+    normaliser = p.take(C);            // n                                     [16]
     count = p.used;
   }
 };
@@ -83,8 +86,8 @@ template <class T> struct BackwardSlab {
     Pieces<T> p{at};
     const int64_t Kp = padded(n.key_dim), Vp = padded(n.value_dim);
     for (Block<T>& block : x) block.take(p, Kp, Vp);
-    states = p.take(kBlocks * n.value_dim * Kp);   // the memory that enters each block      [4, V, Kp]
-    adjoint = p.take(heads * n.value_dim * Kp);    // dM                                     [heads, V, Kp]
+    states = p.take(kBlocks * n.rows() * Kp);      // the memory that enters each block      [4, R, Kp]
+    adjoint = p.take(heads * n.rows() * Kp);       // dM                                     [heads, R, Kp]
     copy_dy = p.take(C * Vp);                      // dy where it is not read in place       [16, Vp]
     columns_v = p.take(Vp * C);                    // V transposed                           [Vp, 16]
     d_pair = p.take(C * C);                        // dA [r, s]                              [16, 16]

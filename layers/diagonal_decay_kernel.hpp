@@ -2,12 +2,13 @@
 //
 //   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   a_t = exp(g_t)        M [V, K]; g a number a token and head, or one a channel
 //   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)                    inclusive; strict: M_{t-1} q_t; u [K] the bonus, or 0
+//   n_t = the same with 1 for v_t: the normaliser, whose memory is the last row of M [V + 1, K] where it is asked for
 //
 //   linear_attention (arXiv 2006.16236)               a = 1
 //   retnet, simple_gla, mamba2 (arXiv 2307.08621, 2312.06635, 2405.21060)   a a number
-//   gla, hgrn2 (arXiv 2312.06635, 2404.07904)         a a vector                 (hgrn2: k = 1 - a)
+//   gla, hgrn2 (arXiv 2312.06635, 2404.07904)         a a vector                 (hgrn2: tied, k = 1 - a)
 //   rwkv6 (arXiv 2404.05892)                          a a vector, strict, u
-//   mlstm (arXiv 2405.04517)                          a and w of gates on a running scale, below; v with a channel of ones, the normaliser
+//   mlstm (arXiv 2405.04517)                          a and w of gates on a running scale, below; n
 //
 // a_t may be 0, and is where a document starts: g = -inf, or another number in segments. Products of decays are formed by recurrence,
 // never as a quotient or as exp of a difference of sums, so that the strongest decay costs no digit.
@@ -22,6 +23,8 @@ struct DecaySizes {
   int64_t batch = 0, tokens = 0, heads = 0;
   int64_t key_heads = 0, value_heads = 0;      // each divides heads; head h reads key head h / (heads / key_heads)
   int64_t key_dim = 0, value_dim = 0;
+  bool normaliser = false;                     // M has one row more, whose value is 1 at every token
+  TTR_BOTH int64_t rows() const { return value_dim + normaliser; }   // R, of M
   TTR_BOTH int64_t chunks() const { return (tokens + kDecayChunk - 1) / kDecayChunk; }
 };
 
@@ -29,6 +32,7 @@ struct DecaySizes {
 template <class T> struct DecayGates {
   const Wide<T>* log_decay = nullptr;   // g: [B, T, H], or [B, T, H, K] when per_channel; null: 0
   bool per_channel = false;
+  bool tied = false;                    // k_t = 1 - exp(g_t), also where a document starts; one decay a channel, key_heads = heads, k and dk are not touched
   bool strict = false;                  // y_t reads M_{t-1}
   const Wide<T>* write = nullptr;       // w: [B, T, H]; null: 1
   const Wide<T>* bonus = nullptr;       // u: [H, K]; null: 0
@@ -40,27 +44,29 @@ template <class T> struct DecayForward {
   DecaySizes size;
   DecayGates<T> gates;
   Rows<const T> q;                      // [B, T, H,  K]
-  Rows<const T> k;                      // [B, T, Hk, K]
+  Rows<const T> k;                      // [B, T, Hk, K]; null where tied
   Rows<const T> v;                      // [B, T, Hv, V]
-  const Wide<T>* memory_in = nullptr;   // [B, H, V, K]; null: zero
-  Wide<T>* memory_out = nullptr;        // [B, H, V, K]
-  Wide<T>* saved = nullptr;             // [B, H, chunks, V, K]: the memory that enters each chunk, for the backward; null: not wanted
+  const Wide<T>* memory_in = nullptr;   // [B, H, R, K]; null: zero
+  Wide<T>* memory_out = nullptr;        // [B, H, R, K]
+  Wide<T>* saved = nullptr;             // [B, H, chunks, R, K]: the memory that enters each chunk, for the backward; null: not wanted
   Rows<T> y;                            // [B, T, H, V]
+  Wide<T>* normaliser = nullptr;        // n [B, T, H]; given where size.normaliser
 };
 
 template <class T> struct DecayBackward {
   DecaySizes size;
   DecayGates<T> gates;
   Rows<const T> q, k, v;
-  const Wide<T>* saved = nullptr;       // [B, H, chunks, V, K] from the forward
+  const Wide<T>* saved = nullptr;       // [B, H, chunks, R, K] from the forward
   Rows<const T> dy;                     // [B, T, H, V]
-  const Wide<T>* d_memory_out = nullptr;   // [B, H, V, K]; null: zero
+  const Wide<T>* d_normaliser = nullptr;   // [B, T, H]; given where size.normaliser
+  const Wide<T>* d_memory_out = nullptr;   // [B, H, R, K]; null: zero
   // Overwritten, never accumulated; a null pointer is a gradient nobody needs. dq, dk, dv sum over the heads that share a row.
   Rows<T> dq, dk, dv;                   // shapes of q, k, v
   Wide<T>* d_log_decay = nullptr;       // the shape of log_decay
   Wide<T>* d_write = nullptr;           // [B, T, H]
   Wide<T>* d_bonus = nullptr;           // [B, H, K]: one a sequence; the caller sums over B
-  Wide<T>* d_memory_in = nullptr;       // [B, H, V, K]
+  Wide<T>* d_memory_in = nullptr;       // [B, H, R, K]
 };
 
 // The running scale of unbounded write gates: m_t = max(g_t + m_{t-1}, w_t), m_{t-1} = 0 where a document starts (arXiv 2405.04517).

@@ -39,6 +39,7 @@ double loss(const DecayProblem& p) {
   const DecayAnswer r = decay_answer(p);
   double sum = 0;
   for (size_t i = 0; i < r.y.size(); ++i) sum += r.y[i] * p.dy[i];
+  for (size_t i = 0; i < r.normaliser.size(); ++i) sum += r.normaliser[i] * p.d_normaliser[i];
   for (size_t i = 0; i < p.d_memory_out.size(); ++i) sum += r.memory_out[i] * p.d_memory_out[i];
   return sum;
 }
@@ -53,10 +54,10 @@ struct ThreadCount {
 
 TEST_SUITE("diagonal_decay_kernel") {
   TEST_CASE("the reference's adjoint agrees with central differences") {
-    for (const DecayKind kind : {DecayKind::head, DecayKind::channel})
+    for (const auto& [kind, tied] : {std::pair{DecayKind::head, false}, {DecayKind::channel, false}, {DecayKind::channel, true}})
       for (const bool strict : {false, true}) {
-        DecayShape shape{.size = {1, 23, 4, 2, 1, 3, 4}, .kind = kind, .strict = strict};
-        shape.bonus = shape.write = shape.segments = shape.carried = true;
+        DecayShape shape{.size = {1, 23, 4, tied ? 4 : 2, 1, 3, 4}, .kind = kind, .strict = strict, .tied = tied};
+        shape.bonus = shape.write = shape.segments = shape.carried = shape.size.normaliser = true;
         DecayProblem p = decay_problem(shape, 3);
         const DecayAnswer r = decay_answer(p);
         const std::pair<std::vector<double> DecayProblem::*, std::vector<double> DecayAnswer::*> leaves[] = {
@@ -115,7 +116,7 @@ TEST_SUITE("diagonal_decay_kernel") {
   TEST_CASE("a sequence cut anywhere, memory carried, is the sequence") {
     for (const bool strict : {false, true}) {
       DecayShape shape{.size = {2, 130, 2, 1, 2, 24, 20}, .kind = DecayKind::channel, .range = DecayRange::mixed, .strict = strict};
-      shape.write = shape.fused = shape.carried = true;
+      shape.write = shape.fused = shape.carried = shape.size.normaliser = true;
       const DecayProblem p = decay_problem(shape, 7);
       const DecayAnswer whole = run<double>(p);
       for (int64_t cut : {1, 50, 64, 129}) {
@@ -126,7 +127,8 @@ TEST_SUITE("diagonal_decay_kernel") {
         const DecayAnswer first = run<double>(left);
         DecayAnswer joined = first;
         joined.memory_out = last.memory_out;
-        for (auto part : {&DecayAnswer::y, &DecayAnswer::dq, &DecayAnswer::dk, &DecayAnswer::dv, &DecayAnswer::d_log_decay, &DecayAnswer::d_write}) {
+        for (auto part : {&DecayAnswer::y, &DecayAnswer::dq, &DecayAnswer::dk, &DecayAnswer::dv, &DecayAnswer::d_log_decay, &DecayAnswer::d_write,
+                          &DecayAnswer::normaliser}) {
           const size_t width = (whole.*part).size() / (2 * 130);
           (joined.*part).clear();
           for (size_t b = 0; b < 2; ++b) {

@@ -2,6 +2,7 @@
 // f64, on std::vector.
 //
 //   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)          strict: M_{t-1} q_t
+//   with size.normaliser v_t has a further channel, 1, whose answer is n_t
 //
 // DecayShape names a case, DecayProblem draws its numbers, decay_answer() solves it, DecayRun<T> holds the same numbers as a kernel of
 // operands T reads them (outputs filled with NaN). forward_arguments and backward_arguments take a function that turns a host vector
@@ -20,15 +21,16 @@ struct DecayShape {
   DecayKind kind = DecayKind::head;
   DecayRange range = DecayRange::mild;
   bool strict = false, bonus = false, write = false, segments = false;
+  bool tied = false;     // k = 1 - exp(log_decay); DecayProblem::k and the answer's dk are empty
   bool fused = false;    // q, k, v are columns of one projection
   bool carried = false;  // memory_in and d_memory_out are given
 };
 
 inline std::string describe(const DecayShape& x) {
   const char *kind[] = {"none", "head", "channel"}, *range[] = {"mild", "strong", "mixed"};
-  return fmt::format("B{} T{} H{}/{}/{} K{} V{} decay={} {} strict={} bonus={} write={} segments={} fused={} carried={}", x.size.batch, x.size.tokens,
+  return fmt::format("B{} T{} H{}/{}/{} K{} V{} decay={} {} strict={} bonus={} write={} segments={} fused={} carried={} normaliser={} tied={}", x.size.batch, x.size.tokens,
                      x.size.heads, x.size.key_heads, x.size.value_heads, x.size.key_dim, x.size.value_dim, kind[int(x.kind)], range[int(x.range)],
-                     x.strict, x.bonus, x.write, x.segments, x.fused, x.carried);
+                     x.strict, x.bonus, x.write, x.segments, x.fused, x.carried, x.size.normaliser, x.tied);
 }
 
 inline std::vector<DecayShape> decay_shapes() {
@@ -42,13 +44,17 @@ inline std::vector<DecayShape> decay_shapes() {
       DecayShape x{.size = {1 + i % 2, tokens, h[0], h[1], h[2], key_dim, value_dims[(i * 2 + i / 5) % 5]}};
       x.kind = DecayKind((i + i / 4) % 3), x.range = DecayRange((i / 2 + i / 7) % 3);
       x.strict = i % 4 > 1, x.bonus = i % 8 > 4, x.write = i % 5 > 2, x.segments = i % 7 > 3, x.fused = i % 3 == 1, x.carried = i % 2 == 1;
+      x.size.normaliser = i % 6 < 2;
       shapes.push_back(x);
       ++i;
+      if (x.kind != DecayKind::channel) continue;
+      x.tied = true, x.size.key_heads = x.size.heads;
+      shapes.push_back(x);
     }
   for (const DecayKind kind : {DecayKind::none, DecayKind::head, DecayKind::channel})
     for (const bool strict : {false, true}) {
       DecayShape all{.size = {2, 130, 6, 2, 3, 20, 17}, .kind = kind, .range = DecayRange::mixed, .strict = strict};   // groups that straddle each other
-      all.bonus = all.write = all.segments = all.fused = all.carried = true;
+      all.bonus = all.write = all.segments = all.fused = all.carried = all.size.normaliser = true;
       shapes.push_back(all);
       shapes.push_back({.size = {1, 200, 1, 1, 1, 5, 3}, .kind = kind, .strict = strict, .carried = true});   // narrower than a register
       shapes.push_back({.size = {1, 100, 2, 2, 2, 40, 24}, .kind = kind, .range = DecayRange::strong, .strict = strict, .carried = true});
@@ -56,28 +62,29 @@ inline std::vector<DecayShape> decay_shapes() {
   return shapes;
 }
 
-// Contiguous: q [B,T,H,K], k [B,T,Hk,K], v [B,T,Hv,V], log_decay [B,T,H] or [B,T,H,K], write [B,T,H], bonus [H,K], memories [B,H,V,K], dy [B,T,H,V].
+// Contiguous: q [B,T,H,K], k [B,T,Hk,K], v [B,T,Hv,V], log_decay [B,T,H] or [B,T,H,K], write [B,T,H], bonus [H,K], memories [B,H,R,K], dy [B,T,H,V], d_normaliser [B,T,H].
 struct DecayProblem {
   DecayShape shape;
   double scale = 0.5;
-  std::vector<double> q, k, v, log_decay, write, bonus, memory_in, dy, d_memory_out;   // log_decay and the following ones empty: null
+  std::vector<double> q, k, v, log_decay, write, bonus, memory_in, dy, d_memory_out, d_normaliser;   // log_decay and the following ones empty: null
   std::vector<int32_t> segments;
 };
 
 struct DecayAnswer {
-  std::vector<double> y, memory_out, dq, dk, dv, d_log_decay, d_write, d_bonus, d_memory_in;   // d_bonus [B, H, K]
+  std::vector<double> y, memory_out, dq, dk, dv, d_log_decay, d_write, d_bonus, d_memory_in, normaliser;   // d_bonus [B, H, K]
 };
 
 inline DecayProblem decay_problem(const DecayShape& shape, uint64_t seed) {
   const DecaySizes& n = shape.size;
-  const int64_t rows = n.batch * n.tokens, memory = n.batch * n.heads * n.value_dim * n.key_dim;
+  const int64_t rows = n.batch * n.tokens, memory = n.batch * n.heads * n.rows() * n.key_dim;
   DeltaRandom random(seed);
   DecayProblem p;
   p.shape = shape;
   p.q = random(rows * n.heads * n.key_dim, -1, 1);
-  p.k = random(rows * n.key_heads * n.key_dim, -1, 1);
+  if (!shape.tied) p.k = random(rows * n.key_heads * n.key_dim, -1, 1);
   p.v = random(rows * n.value_heads * n.value_dim, -1, 1);
   p.dy = random(rows * n.heads * n.value_dim, -1, 1);
+  if (n.normaliser) p.d_normaliser = random(rows * n.heads, -1, 1);
   if (shape.write) p.write = random(rows * n.heads, 0.1, 1);
   if (shape.bonus) p.bonus = random(n.heads * n.key_dim, -1, 1);
   if (shape.carried) p.memory_in = random(memory, -1, 1), p.d_memory_out = random(memory, -1, 1);
@@ -94,19 +101,23 @@ inline DecayProblem decay_problem(const DecayShape& shape, uint64_t seed) {
 
 inline DecayAnswer decay_answer(const DecayProblem& p) {
   const DecaySizes& n = p.shape.size;
-  const int64_t B = n.batch, T = n.tokens, H = n.heads, Hk = n.key_heads, Hv = n.value_heads, K = n.key_dim, V = n.value_dim, VK = V * K;
+  const int64_t B = n.batch, T = n.tokens, H = n.heads, Hk = n.key_heads, Hv = n.value_heads, K = n.key_dim, V = n.value_dim, R = n.rows(), RK = R * K;
   const bool channel = p.shape.kind == DecayKind::channel;
   DecayAnswer r;
   r.y.assign(p.dy.size(), 0);
-  r.memory_out.assign(B * H * VK, 0);
+  r.normaliser.assign(p.d_normaliser.size(), 0);
+  r.memory_out.assign(B * H * RK, 0);
   r.dq.assign(p.q.size(), 0);
-  r.dk.assign(p.k.size(), 0);
+  std::vector<double> keys = p.k;
+  if (p.shape.tied)
+    for (double g : p.log_decay) keys.push_back(-std::expm1(g));
+  r.dk.assign(keys.size(), 0);
   r.dv.assign(p.v.size(), 0);
   r.d_log_decay.assign(p.log_decay.size(), 0);
   r.d_write.assign(p.write.size(), 0);
   r.d_bonus.assign(p.bonus.empty() ? 0 : B * H * K, 0);
-  r.d_memory_in.assign(B * H * VK, 0);
-  std::vector<double> M((T + 1) * VK), dM(VK);
+  r.d_memory_in.assign(B * H * RK, 0);
+  std::vector<double> M((T + 1) * RK), dM(RK);
   for (int64_t b = 0; b < B; ++b)
     for (int64_t h = 0; h < H; ++h) {
       const int64_t hk = h / (H / Hk), hv = h / (H / Hv);
@@ -116,50 +127,56 @@ inline DecayAnswer decay_answer(const DecayProblem& p) {
         return starts(t) ? 0 : p.log_decay.empty() ? 1 : std::exp(p.log_decay[channel ? gate * K + j : gate]);
       };
       const auto asked = [&](int64_t t, int64_t i, int64_t j) {   // the memory that q_t reads
-        return !p.shape.strict ? M[(t + 1) * VK + i * K + j] : starts(t) ? 0 : M[t * VK + i * K + j];
+        return !p.shape.strict ? M[(t + 1) * RK + i * K + j] : starts(t) ? 0 : M[t * RK + i * K + j];
       };
-      for (int64_t i = 0; i < VK; ++i) M[i] = p.memory_in.empty() ? 0 : p.memory_in[(b * H + h) * VK + i];
+      for (int64_t i = 0; i < RK; ++i) M[i] = p.memory_in.empty() ? 0 : p.memory_in[(b * H + h) * RK + i];
       for (int64_t t = 0; t < T; ++t) {
         const int64_t at = b * T + t, gate = at * H + h;
-        const double *q = &p.q[gate * K], *k = &p.k[(at * Hk + hk) * K], *v = &p.v[(at * Hv + hv) * V], *u = p.bonus.empty() ? nullptr : &p.bonus[h * K];
+        const double *q = &p.q[gate * K], *k = &keys[(at * Hk + hk) * K], *v = &p.v[(at * Hv + hv) * V], *u = p.bonus.empty() ? nullptr : &p.bonus[h * K];
         const double w = p.write.empty() ? 1 : p.write[gate];
-        for (int64_t i = 0; i < V; ++i) {
+        for (int64_t i = 0; i < R; ++i) {
           double y = 0;
-          for (int64_t j = 0; j < K; ++j) M[(t + 1) * VK + i * K + j] = decay(t, j) * M[t * VK + i * K + j] + w * v[i] * k[j];
-          for (int64_t j = 0; j < K; ++j) y += asked(t, i, j) * q[j] + (u ? u[j] * k[j] * q[j] * v[i] : 0);
-          r.y[gate * V + i] = p.scale * y;
+          const double value = i < V ? v[i] : 1;
+          for (int64_t j = 0; j < K; ++j) M[(t + 1) * RK + i * K + j] = decay(t, j) * M[t * RK + i * K + j] + w * value * k[j];
+          for (int64_t j = 0; j < K; ++j) y += asked(t, i, j) * q[j] + (u ? u[j] * k[j] * q[j] * value : 0);
+          (i < V ? r.y[gate * V + i] : r.normaliser[gate]) = p.scale * y;
         }
       }
-      for (int64_t i = 0; i < VK; ++i) r.memory_out[(b * H + h) * VK + i] = M[T * VK + i];
+      for (int64_t i = 0; i < RK; ++i) r.memory_out[(b * H + h) * RK + i] = M[T * RK + i];
 
-      for (int64_t i = 0; i < VK; ++i) dM[i] = p.d_memory_out.empty() ? 0 : p.d_memory_out[(b * H + h) * VK + i];
+      for (int64_t i = 0; i < RK; ++i) dM[i] = p.d_memory_out.empty() ? 0 : p.d_memory_out[(b * H + h) * RK + i];
       for (int64_t t = T - 1; t >= 0; --t) {
         const int64_t at = b * T + t, gate = at * H + h;
-        const double *q = &p.q[gate * K], *k = &p.k[(at * Hk + hk) * K], *v = &p.v[(at * Hv + hv) * V], *u = p.bonus.empty() ? nullptr : &p.bonus[h * K];
+        const double *q = &p.q[gate * K], *k = &keys[(at * Hk + hk) * K], *v = &p.v[(at * Hv + hv) * V], *u = p.bonus.empty() ? nullptr : &p.bonus[h * K];
         const double w = p.write.empty() ? 1 : p.write[gate];
         double *dq = &r.dq[gate * K], *dk = &r.dk[(at * Hk + hk) * K], *dv = &r.dv[(at * Hv + hv) * V];
-        const auto read = [&](int64_t i, int64_t j) { dM[i * K + j] += p.scale * p.dy[gate * V + i] * q[j]; };   // y = scale M q
-        for (int64_t i = 0; i < V; ++i)
+        const auto read = [&](int64_t i, int64_t j) { dM[i * K + j] += p.scale * (i < V ? p.dy[gate * V + i] : p.d_normaliser[gate]) * q[j]; };   // y = scale M q
+        for (int64_t i = 0; i < R; ++i)
           for (int64_t j = 0; j < K; ++j) {
-            const double dy = p.scale * p.dy[gate * V + i];
+            const double dy = p.scale * (i < V ? p.dy[gate * V + i] : p.d_normaliser[gate]), value = i < V ? v[i] : 1;
+            double unread = 0, &dvi = i < V ? dv[i] : unread;
             dq[j] += dy * asked(t, i, j);                              // y = scale M q
             if (!p.shape.strict) read(i, j);
             const double d = dM[i * K + j];
-            dv[i] += w * d * k[j];                                     // M_t = M_{t-1} diag(a) + w v k^T
-            dk[j] += w * d * v[i];                                     // M_t = M_{t-1} diag(a) + w v k^T
-            if (!p.write.empty()) r.d_write[gate] += d * v[i] * k[j];  // M_t = M_{t-1} diag(a) + w v k^T
-            if (!p.log_decay.empty()) r.d_log_decay[channel ? gate * K + j : gate] += decay(t, j) * d * M[t * VK + i * K + j];   // a = exp(g)
+            dvi += w * d * k[j];                                       // M_t = M_{t-1} diag(a) + w v k^T
+            dk[j] += w * d * value;                                    // M_t = M_{t-1} diag(a) + w v k^T
+            if (!p.write.empty()) r.d_write[gate] += d * value * k[j]; // M_t = M_{t-1} diag(a) + w v k^T
+            if (!p.log_decay.empty()) r.d_log_decay[channel ? gate * K + j : gate] += decay(t, j) * d * M[t * RK + i * K + j];   // a = exp(g)
             dM[i * K + j] = decay(t, j) * d;                           // M_t = M_{t-1} diag(a) + w v k^T
             if (p.shape.strict && !starts(t)) read(i, j);
             if (!u) continue;
-            dq[j] += dy * u[j] * k[j] * v[i];                          // y += scale ((u * k) . q) v
-            dk[j] += dy * u[j] * q[j] * v[i];                          // y += scale ((u * k) . q) v
-            dv[i] += dy * u[j] * k[j] * q[j];                          // y += scale ((u * k) . q) v
-            r.d_bonus[(b * H + h) * K + j] += dy * k[j] * q[j] * v[i];   // y += scale ((u * k) . q) v
+            dq[j] += dy * u[j] * k[j] * value;                         // y += scale ((u * k) . q) v
+            dk[j] += dy * u[j] * q[j] * value;                         // y += scale ((u * k) . q) v
+            dvi += dy * u[j] * k[j] * q[j];                            // y += scale ((u * k) . q) v
+            r.d_bonus[(b * H + h) * K + j] += dy * k[j] * q[j] * value;   // y += scale ((u * k) . q) v
           }
       }
-      for (int64_t i = 0; i < VK; ++i) r.d_memory_in[(b * H + h) * VK + i] = dM[i];
+      for (int64_t i = 0; i < RK; ++i) r.d_memory_in[(b * H + h) * RK + i] = dM[i];
     }
+  if (p.shape.tied) {
+    for (size_t i = 0; i < keys.size(); ++i) r.d_log_decay[i] += r.dk[i] * (keys[i] - 1);   // k = 1 - exp(g)
+    r.dk.clear();
+  }
   return r;
 }
 
@@ -167,7 +184,7 @@ inline DecayAnswer decay_answer(const DecayProblem& p) {
 template <class T> DecayProblem rounded(DecayProblem p) {
   for (auto* x : {&p.q, &p.k, &p.v, &p.dy})
     for (double& e : *x) e = double(T(e));
-  for (auto* x : {&p.log_decay, &p.write, &p.bonus, &p.memory_in, &p.d_memory_out})
+  for (auto* x : {&p.log_decay, &p.write, &p.bonus, &p.memory_in, &p.d_memory_out, &p.d_normaliser})
     for (double& e : *x) e = double(Wide<T>(e));
   return p;
 }
@@ -183,7 +200,7 @@ inline DecayProblem slice(const DecayProblem& p, int64_t begin, int64_t end) {
     return part;
   };
   DecayProblem part = p;
-  for (auto x : {&DecayProblem::q, &DecayProblem::k, &DecayProblem::v, &DecayProblem::log_decay, &DecayProblem::write, &DecayProblem::dy})
+  for (auto x : {&DecayProblem::q, &DecayProblem::k, &DecayProblem::v, &DecayProblem::log_decay, &DecayProblem::write, &DecayProblem::dy, &DecayProblem::d_normaliser})
     part.*x = cut(p.*x);
   part.segments = cut(p.segments);
   part.shape.size.tokens = end - begin;
@@ -196,7 +213,7 @@ template <class T> struct DecayRun {
   DeltaLayout layout;
   double scale;
   std::vector<T> q, k, v, dy, y, dq, dk, dv;   // fused: q holds k and v too, dq holds dk and dv
-  std::vector<Wide<T>> log_decay, write, bonus, memory_in, d_memory_out, memory_out, saved, d_log_decay, d_write, d_bonus, d_memory_in;
+  std::vector<Wide<T>> log_decay, write, bonus, memory_in, d_memory_out, memory_out, saved, d_log_decay, d_write, d_bonus, d_memory_in, normaliser, d_normaliser;
   std::vector<int32_t> segments;
 
   explicit DecayRun(const DecayProblem& p) : shape(p.shape), layout(as_delta(p.shape)), scale(p.scale), segments(p.segments) {
@@ -215,9 +232,11 @@ template <class T> struct DecayRun {
                             {&p.write, &write},
                             {&p.bonus, &bonus},
                             {&p.memory_in, &memory_in},
-                            {&p.d_memory_out, &d_memory_out}})
+                            {&p.d_memory_out, &d_memory_out},
+                            {&p.d_normaliser, &d_normaliser}})
       for (double e : *from) to->push_back(Wide<T>(e));
-    const int64_t heads = n.batch * n.heads, memory = n.value_dim * n.key_dim;
+    const int64_t heads = n.batch * n.heads, memory = n.rows() * n.key_dim;
+    normaliser.assign(d_normaliser.size(), wide_nan);
     for (auto* x : {&memory_out, &d_memory_in}) x->assign(heads * memory, wide_nan);
     d_log_decay.assign(log_decay.size(), wide_nan);
     d_write.assign(write.size(), wide_nan);
@@ -229,10 +248,10 @@ template <class T> struct DecayRun {
   DecayAnswer answer() const {
     const DecaySizes& n = shape.size;
     const auto wide = [](const std::vector<Wide<T>>& x) { return std::vector<double>(x.begin(), x.end()); };
-    DecayAnswer r{{}, wide(memory_out), {}, {}, {}, wide(d_log_decay), wide(d_write), wide(d_bonus), wide(d_memory_in)};
+    DecayAnswer r{{}, wide(memory_out), {}, {}, {}, wide(d_log_decay), wide(d_write), wide(d_bonus), wide(d_memory_in), wide(normaliser)};
     for (T e : y) r.y.push_back(double(e));
     r.dq = gather(dq, layout.q, layout.q_stride, n.heads * n.key_dim);
-    r.dk = gather(layout.fused ? dq : dk, layout.k, layout.k_stride, n.key_heads * n.key_dim);
+    if (!shape.tied) r.dk = gather(layout.fused ? dq : dk, layout.k, layout.k_stride, n.key_heads * n.key_dim);
     r.dv = gather(layout.fused ? dq : dv, layout.v, layout.v_stride, n.value_heads * n.value_dim);
     return r;
   }
@@ -243,6 +262,7 @@ template <class T> struct DecayRun {
     return {.size = {n.batch, n.tokens, n.heads, n.key_heads, n.value_heads, n.key_dim, n.value_dim}, .fused = x.fused};
   }
   void scatter(const std::vector<double>& from, std::vector<T>& to, int64_t first, int64_t stride) {
+    if (from.empty()) return;   // tied keys
     const int64_t rows = shape.size.batch * shape.size.tokens, width = int64_t(from.size()) / rows;
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < width; ++j) to[first + i * stride + j] = T(from[i * width + j]);
@@ -262,13 +282,14 @@ template <class T, class Place> DecayForward<T> forward_arguments(DecayRun<T>& r
   DecayForward<T> a;
   T* const q = place(r.q);
   a.size = r.shape.size;
-  a.gates = {.log_decay = maybe(r.log_decay), .per_channel = r.shape.kind == DecayKind::channel, .strict = r.shape.strict, .write = maybe(r.write),
+  a.gates = {.log_decay = maybe(r.log_decay), .per_channel = r.shape.kind == DecayKind::channel, .tied = r.shape.tied, .strict = r.shape.strict, .write = maybe(r.write),
              .bonus = maybe(r.bonus), .segments = maybe(r.segments), .scale = Wide<T>(r.scale)};
   a.q = {q + l.q, l.q_stride};
-  a.k = {(l.fused ? q : place(r.k)) + l.k, l.k_stride};
+  if (!r.shape.tied) a.k = {(l.fused ? q : place(r.k)) + l.k, l.k_stride};
   a.v = {(l.fused ? q : place(r.v)) + l.v, l.v_stride};
   a.memory_in = maybe(r.memory_in), a.memory_out = place(r.memory_out), a.saved = place(r.saved);
   a.y = {place(r.y), a.size.heads * a.size.value_dim};
+  a.normaliser = maybe(r.normaliser);
   return a;
 }
 
@@ -280,9 +301,9 @@ template <class T, class Place> DecayBackward<T> backward_arguments(DecayRun<T>&
   T* const dq = place(r.dq);
   a.size = f.size, a.gates = f.gates, a.q = f.q, a.k = f.k, a.v = f.v, a.saved = f.saved;
   a.dy = {place(r.dy), a.size.heads * a.size.value_dim};
-  a.d_memory_out = maybe(r.d_memory_out);
+  a.d_memory_out = maybe(r.d_memory_out), a.d_normaliser = maybe(r.d_normaliser);
   a.dq = {dq + l.q, l.q_stride};
-  a.dk = {(l.fused ? dq : place(r.dk)) + l.k, l.k_stride};
+  if (!r.shape.tied) a.dk = {(l.fused ? dq : place(r.dk)) + l.k, l.k_stride};
   a.dv = {(l.fused ? dq : place(r.dv)) + l.v, l.v_stride};
   a.d_log_decay = maybe(r.d_log_decay), a.d_write = maybe(r.d_write), a.d_bonus = maybe(r.d_bonus), a.d_memory_in = place(r.d_memory_in);
   return a;
@@ -301,7 +322,8 @@ inline constexpr DecayPart kDecayParts[] = {{"y", &DecayAnswer::y, false},
                                             {"d_log_decay", &DecayAnswer::d_log_decay, true},
                                             {"d_write", &DecayAnswer::d_write, true},
                                             {"d_bonus", &DecayAnswer::d_bonus, true},
-                                            {"d_memory_in", &DecayAnswer::d_memory_in, true}};
+                                            {"d_memory_in", &DecayAnswer::d_memory_in, true},
+                                            {"normaliser", &DecayAnswer::normaliser, false}};
 
 // Every part of the answer that is further off than allowed, as a sentence; empty when all hold.
 inline std::string decay_mismatch(const DecayAnswer& got, const DecayAnswer& want, const DecayShape& shape, uint64_t seed, double outputs,
