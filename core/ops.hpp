@@ -41,6 +41,7 @@ Tensor softplus(const Tensor&);                   // log(1 + e^x), stable
 Tensor logsigmoid(const Tensor&);                 // -softplus(-x)
 Tensor relu(const Tensor&);
 Tensor silu(const Tensor&);                       // [kernel op] x sigmoid(x)
+Tensor elu1(const Tensor&);                       // [kernel op] 1 + ELU (arXiv 1511.07289): x + 1, or e^x where x <= 0
 Tensor gelu(const Tensor&);                       // [kernel op] 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
 Tensor sign(const Tensor&);                       // derivative zero
 Tensor less(const Tensor&, const Tensor&);        // 1 or 0 in the operands' dtype; no derivative

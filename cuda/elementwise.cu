@@ -180,7 +180,7 @@ template <class F> Status in_parts(const Broadcast& s, F&& f, int64_t y = 0, int
   return in_parts(part, f, y + half * inner, p + half * s.stride[0][axis], q + half * s.stride[1][axis], r + half * s.stride[2][axis]);
 }
 
-constexpr int kUnaries = int(Unary::gelu) + 1, kBinaries = int(Binary::gelu_backward) + 1;
+constexpr int kUnaries = int(Unary::elu1) + 1, kBinaries = int(Binary::elu1_backward) + 1;
 
 template <class T, int... ops> auto unary_kernel(Unary op, std::integer_sequence<int, ops...>) {
   static constexpr decltype(&unary_flat<T, Unary::neg>) table[] = {&unary_flat<T, Unary(ops)>...};

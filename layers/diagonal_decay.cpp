@@ -341,11 +341,12 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   return answer;
 }
 
-double flops(const Recipe& r, const Problem& p) {   // of blocks of 16 tokens, triangles counted once; the feature maps are not counted
+double flops(const Recipe& r, const Problem& p) {   // of blocks of 16 tokens, triangles counted once, and of the feature map's products
   const LinearMap& map = *r.function().ask<LinearMap>();
   const double k = double(feature_count(map.feature, p.key_dim)), v = double(p.value_dim + (map.normaliser != Normaliser::none));
   const double c = double(std::min<int64_t>(16, p.tokens)), forward = 4 * k * v + c * (k + v), backward = 8 * k * v + c * (3 * k + 2 * v);
-  return double(p.batch * p.tokens * p.heads) * (forward + (p.training ? backward : 0));
+  const double mapped = double(p.heads + (map.feature.slots().empty() ? p.key_heads : p.heads)) * feature_flops(map.feature, p.key_dim, p.training);
+  return double(p.batch * p.tokens) * (double(p.heads) * (forward + (p.training ? backward : 0)) + mapped);
 }
 double bytes(const Recipe& r, const Problem& p) {   // q, k, v, y and the decay; in the backward those again with dy, and dq, dk, dv and the decay out
   const auto* g = r.weights().ask<GeometricWeights>();

@@ -17,10 +17,7 @@ Tensor Taylor2::map(const Tensor& x, const View& view, int64_t) const {
   return concat(parts, 1);
 }
 
-Tensor Elu1::map(const Tensor& x, const View&, int64_t) const {
-  const Tensor zero = zeros(x.shape(), like(x));
-  return where(less(zero, x), x + 1.0, exp(minimum(x, 0.0)));
-}
+Tensor Elu1::map(const Tensor& x, const View&, int64_t) const { return elu1(x); }
 
 Tensor features_of(const AnyFeature& feature, const Tensor& x, const Slots& slots, int64_t first) {
   const int64_t B = x.size(0), T = x.size(1), h = x.size(2), K = x.size(3);
@@ -57,6 +54,16 @@ int64_t feature_count(const AnyFeature& feature, int64_t key_dim) {
     line.tracks[s.name] = {s.per, {}, zeros(shape)};
   }
   return feature->size(View(line, 0, 1));
+}
+
+double feature_flops(const AnyFeature& feature, int64_t key_dim, bool training) {
+  double flops = 0;
+  for (const Slot& s : feature.slots()) {
+    if (s.shape.size() != 2) continue;
+    const double forward = 2.0 * double(s.shape[0].at(key_dim, key_dim)) * double(s.shape[1].at(key_dim, key_dim));
+    flops += forward * (!training ? 1 : s.per == Per::frozen ? 2 : 3);   // W x;  for x;  for W
+  }
+  return flops;
 }
 
 namespace detail {

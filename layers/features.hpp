@@ -69,6 +69,7 @@ struct Elu1 {
 // With slots of its own the map is another one in every head, and h is the number of heads.
 Tensor features_of(const AnyFeature&, const Tensor& x, const Slots&, int64_t first);
 int64_t feature_count(const AnyFeature&, int64_t key_dim);   // with slots of their usual sizes
+double feature_flops(const AnyFeature&, int64_t key_dim, bool training);   // of phi(x), x [K]: its products with slots that are matrices
 
 namespace detail {
 extern template const FeatureModel* hold<FeatureHolder<Identity>>(Identity);

@@ -76,7 +76,7 @@ std::vector<Case> cases() {
   unary("exp", plain, exp), unary("log", positive, log), unary("log1p", positive, log1p), unary("expm1", plain, expm1), unary("sqrt", positive, sqrt);
   unary("rsqrt", positive, rsqrt), unary("square", plain, square), unary("abs", apart, abs), unary("sin", plain, sin), unary("cos", plain, cos);
   unary("tanh", plain, tanh), unary("sigmoid", plain, sigmoid), unary("softplus", plain, softplus), unary("logsigmoid", plain, logsigmoid);
-  unary("relu", apart, relu), unary("silu", plain, silu), unary("gelu", plain, gelu), unary("sign", apart, sign, false);
+  unary("relu", apart, relu), unary("silu", plain, silu), unary("gelu", plain, gelu), unary("elu1", apart, elu1), unary("sign", apart, sign, false);
   add("less", {apart, {{7}}}, [](const Tensors& x) { return less(x[0], x[1]); }, false);
   add("less_equal", {apart, {{7}}}, [](const Tensors& x) { return less_equal(x[0], x[1]); }, false);
   add("equal", {apart}, [](const Tensors& x) { return equal(x[0], reverse(x[0], 0)); }, false);
@@ -268,6 +268,7 @@ TEST_SUITE("cuda_ops") {
     const auto input = [](const Shape& shape, uint64_t stream) { return to_device(normal(shape, 9, stream, 0, 1, {Dtype::f64, cpu_device}), cuda_device); };
     const std::vector<std::pair<const char*, std::pair<std::function<Tensor(const Tensors&)>, Tensors>>> list{
         {"silu", {[](const Tensors& x) { return silu(x[0]); }, {input({3, 4}, 0)}}},
+        {"elu1", {[](const Tensors& x) { return elu1(x[0]); }, {input({3, 4}, 0)}}},
         {"softmax", {[](const Tensors& x) { return softmax(x[0]); }, {input({3, 4}, 1)}}},
         {"rms_norm", {[](const Tensors& x) { return rms_norm(x[0], x[1]); }, {input({3, 4}, 2), input({4}, 3)}}},
         {"layer_norm", {[](const Tensors& x) { return layer_norm(x[0], x[1], x[2]); }, {input({3, 4}, 4), input({4}, 5), input({4}, 6)}}},

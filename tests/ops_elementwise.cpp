@@ -45,6 +45,7 @@ const Function functions[] = {
     {"silu", [](const Tensor& x) { return silu(x); }, [](double x) { return x / (1 + std::exp(-x)); }, -3, 3},
     {"gelu", [](const Tensor& x) { return gelu(x); },
      [](double x) { return x / (1 + std::exp(-1.5957691216057308 * (x + 0.044715 * x * x * x))); }, -3, 3},   // 1 + tanh u = 2 sigmoid(2u)
+    {"elu1", [](const Tensor& x) { return elu1(x); }, [](double x) { return x > 0 ? x + 1 : std::exp(x); }, -3, 3},
     {"pow 3", [](const Tensor& x) { return pow(x, 3); }, [](double x) { return x * x * x; }, -2, 2},
     {"pow 2.5", [](const Tensor& x) { return pow(x, 2.5); }, [](double x) { return std::pow(x, 2.5); }, 0.5, 2},
     {"pow 0", [](const Tensor& x) { return pow(x, 0); }, [](double) { return 1.0; }, -2, 2},
@@ -121,6 +122,7 @@ TEST_SUITE("ops_elementwise") {
     check(softplus(ends), {0, inf, nan, 0.6931472f});
     check(logsigmoid(ends), {-inf, 0, nan, -0.6931472f});
     check(relu(ends), {0, inf, nan, 0});
+    check(elu1(ends), {0, inf, nan, 1});
     check(log(from_vector(std::vector<float>{1e-40f, 1, -1}, {3})), {float(std::log(1e-40)), 0, nan});
     CHECK(std::signbit(tanh(from_vector(std::vector<float>{-0.0f}, {1})).to_vector<float>()[0]));
   }
@@ -137,7 +139,7 @@ TEST_SUITE("ops_elementwise") {
     }
   }
 
-  TEST_CASE("silu and gelu equal their definitions") {
+  TEST_CASE("silu, gelu and elu1 equal their definitions") {
     const Tensor x = noise({4, 7}, 2, -6, 6);
     const auto same = [](const Tensor& a, const Tensor& b) {
       const auto p = a.to_vector<double>(), q = b.to_vector<double>();
@@ -149,6 +151,11 @@ TEST_SUITE("ops_elementwise") {
     same(silu(x), silu_definition(x));
     same(grad(sum(silu(v)), v), grad(sum(silu_definition(v)), v));
     same(grad(sum(silu(v)), v, {.create_graph = true}), grad(sum(silu_definition(v)), v));
+    const auto elu1_definition = [](const Tensor& v) { return where(less(zeros(v.shape(), like(v)), v), v + 1.0, exp(minimum(v, 0.0))); };
+    same(elu1(x), elu1_definition(x));
+    same(grad(sum(square(elu1(v))), v), grad(sum(square(elu1_definition(v))), v));
+    same(grad(sum(square(grad(sum(square(elu1(v))), v, {.create_graph = true}))), v),
+         grad(sum(square(grad(sum(square(elu1_definition(v))), v, {.create_graph = true}))), v));
     same(gelu(x), gelu_definition(x));
     same(grad(sum(gelu(v)), v), grad(sum(gelu_definition(v)), v));
     same(grad(sum(gelu(v)), v, {.create_graph = true}), grad(sum(gelu_definition(v)), v));

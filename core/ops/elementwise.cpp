@@ -111,8 +111,9 @@ Tensor operator/(const Tensor& a, const Tensor& b) {
   Tensor y = run("div", Binary::div, a, b);
   if (!records(a, b)) return y;
   return primitive("div", std::move(y), {a, b}, keep_inputs, [](const Sweep& s) {
-    return both(into(s, 0, [&] { return s.dy() / s.x(1); }),                             // y = a / b
-                into(s, 1, [&] { return -((s.dy() / s.x(1)) * (s.x(0) / s.x(1))); }));   // y = a / b
+    const Tensor share = s.dy() / s.x(1);                                                        // y = a / b, for a
+    return both(into(s, 0, [&] { return share; }),
+                s.needs(1) ? -(sum_to(share * s.x(0), s.shape(1)) / s.x(1)) : Tensor());         // y = a / b, for b
   });
 }
 
@@ -314,7 +315,7 @@ Tensor relu(const Tensor& x) {
 namespace {
 struct SavedInput {
   Tensor x;
-};   // what the backward of silu and gelu reads
+};   // what the backward of silu and gelu reads, of elu1 its answer
 }   // namespace
 
 Tensor silu(const Tensor& x) {
@@ -341,6 +342,18 @@ Tensor gelu(const Tensor& x) {
         const Tensor& x = inputs[0];
         return Tensors{x * 0.5 * (1 + tanh((x + x * square(x) * 0.044715) * 0.7978845608028654))};   // sqrt(2 / pi)
       })[0];
+}
+
+Tensor elu1(const Tensor& x) {
+  Tensor y = run("elu1", Unary::elu1, x);
+  if (!records(x)) return y;
+  const Tensor kept = detach(y);
+  return kernel_op(
+      "elu1", {std::move(y)}, {x}, SavedInput{kept},
+      [](const SavedInput& saved, const Sweep& s) {
+        return Tensors{run("elu1_backward", Binary::elu1_backward, saved.x, s.dy())};   // y = x + 1, or e^x where x <= 0
+      },
+      [](const Tensors& inputs) { return Tensors{maximum(inputs[0], 0.0) + exp(minimum(inputs[0], 0.0))}; })[0];
 }
 
 // Piecewise constant: derivative zero everywhere it exists, so nothing is recorded.

@@ -104,6 +104,8 @@ template <Unary op> TTR_SIMD_INLINE float value(float x) {
     return x * fast_sigmoid(x);
   else if constexpr (op == Unary::gelu)
     return x * fast_gelu_gate(x);
+  else if constexpr (op == Unary::elu1)
+    return x > 0 ? x + 1 : fast_exp(x);
   else
     return element::apply(op, x);
 }
@@ -148,6 +150,8 @@ template <Binary op, class T> TTR_SIMD_INLINE T one(T a, T b) {
     return a <= b ? T(1) : T(0);
   else if constexpr (op == Binary::equal)
     return a == b ? T(1) : T(0);
+  else if constexpr (op == Binary::elu1_backward)
+    return b * (a >= 1 ? T(1) : a);
   else if constexpr (op == Binary::silu_backward && std::is_same_v<T, float>) {
     const float s = fast_sigmoid(a);
     return b * (s * (1 + a * (1 - s)));
@@ -205,6 +209,8 @@ template <class T> TTR_SIMD_INLINE void unary_loop(Unary op, int64_t n, const T*
       return loop<Unary::silu>(n, x, y);
     case Unary::gelu:
       return loop<Unary::gelu>(n, x, y);
+    case Unary::elu1:
+      return loop<Unary::elu1>(n, x, y);
   }
 }
 TTR_SIMD_CLONES void unary_clones(Unary op, int64_t n, const float* x, float* y) { unary_loop(op, n, x, y); }
@@ -289,6 +295,8 @@ TTR_SIMD_INLINE void binary_rows(Binary op, const Broadcast& s, int64_t first, i
       return rows<Binary::silu_backward>(s, first, last, a, b, y);
     case Binary::gelu_backward:
       return rows<Binary::gelu_backward>(s, first, last, a, b, y);
+    case Binary::elu1_backward:
+      return rows<Binary::elu1_backward>(s, first, last, a, b, y);
   }
 }
 TTR_SIMD_CLONES void binary_clones(Binary op, const Broadcast& s, int64_t first, int64_t last, const float* a, const float* b, float* y) {

@@ -6,8 +6,8 @@
 
 namespace ttr {
 
-enum class Unary : int32_t { neg, abs, exp, expm1, log, log1p, sqrt, rsqrt, square, sin, cos, tanh, sigmoid, softplus, logsigmoid, relu, sign, silu, gelu };
-enum class Binary : int32_t { add, sub, mul, div, max, min, pow, less, less_equal, equal, silu_backward, gelu_backward };   // *_backward(x, dy)
+enum class Unary : int32_t { neg, abs, exp, expm1, log, log1p, sqrt, rsqrt, square, sin, cos, tanh, sigmoid, softplus, logsigmoid, relu, sign, silu, gelu, elu1 };
+enum class Binary : int32_t { add, sub, mul, div, max, min, pow, less, less_equal, equal, silu_backward, gelu_backward, elu1_backward };   // *_backward(x, dy), of elu1 (y, dy)
 
 // Sizes of the output (contiguous) and the operands' strides in elements, 0 where broadcast. Adjacent axes are merged where they can be.
 struct Broadcast {
@@ -49,6 +49,7 @@ template <class A> TTR_BOTH inline A apply(Unary op, A x) {
     case Unary::sign: return x > 0 ? A(1) : (x < 0 ? A(-1) : x * 0);
     case Unary::silu: return x * sigmoid(x);
     case Unary::gelu: return gelu(x);
+    case Unary::elu1: return x > 0 ? x + 1 : std::exp(x);
   }
   return x;
 }
@@ -67,6 +68,7 @@ template <class A> TTR_BOTH inline A apply(Binary op, A a, A b) {
     case Binary::equal: return a == b ? A(1) : A(0);
     case Binary::silu_backward: return b * silu_slope(a);   // a = x, b = dy
     case Binary::gelu_backward: return b * gelu_slope(a);
+    case Binary::elu1_backward: return b * (a >= 1 ? A(1) : a);   // a = y
   }
   return a;
 }
