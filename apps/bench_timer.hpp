@@ -47,10 +47,11 @@ Timing timing_of(Device device, F&& f, double budget = 0.5, size_t fewest = 5, s
 struct Yardstick {
   double amount = 0;           // of one run: flops, bytes, exponentials
   std::function<void()> run;   // null: not asked for
+  Device device = cpu_device;
   double slowest = std::numeric_limits<double>::infinity(), fastest = 0;   // rates so far
 
   double rate() {   // the better of two runs: the first finds the caches full of the work's data
-    const double first = seconds_of(cpu_device, run), now = amount / std::min(first, seconds_of(cpu_device, run));
+    const double first = seconds_of(device, run), now = amount / std::min(first, seconds_of(device, run));
     slowest = std::min(slowest, now), fastest = std::max(fastest, now);
     return now;
   }

@@ -1,20 +1,29 @@
 // The table of ttr train --profile.
-#include <ttr/apps/bench_timer.hpp>
+#include <algorithm>
 #include <ttr/apps/profile_table.hpp>
 #include <ttr/core/ops.hpp>
 
 namespace ttr {
 
-double product_rate(Options place) {
+ProductRate::ProductRate(Options place) {
   const int64_t n = place.device.is_cuda() ? 4096 : 512;
   const Dtype drawn = place.dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   const Recording off(false);
   const auto operand = [&](uint64_t stream) { return cast(normal({n, n}, 1, stream, 0, 1, {drawn, place.device}), place.dtype); };
-  const Tensor a = operand(1), b = operand(2);
-  Tensor c;
-  const Timing t = timing_of(
-      place.device, [&] { c = matmul(a, b); }, 0.2);
-  return 2 * double(n) * double(n) * double(n) / t.least;
+  product_ = {.amount = 2 * double(n) * double(n) * double(n), .run = [a = operand(1), b = operand(2)] { matmul(a, b); }, .device = place.device};
+  take();
+  rates_.clear();   // the first fills the memory pool
+}
+
+void ProductRate::take() {
+  const Recording off(false);
+  rates_.push_back(product_.rate());
+}
+
+double ProductRate::median() const {
+  std::vector<double> sorted = rates_;
+  std::sort(sorted.begin(), sorted.end());
+  return sorted.at(sorted.size() / 2);
 }
 
 std::string profile_table(Profile& profile, int64_t steps, double rate) {
@@ -22,7 +31,7 @@ std::string profile_table(Profile& profile, int64_t steps, double rate) {
   const double step = profile.seconds() / double(steps), to_ms = 1e3 / double(steps);
   const std::vector<Profile::Row> rows = profile.rows();
   const auto share = [&](double seconds) { return 100 * seconds / profile.seconds(); };
-  std::string text = fmt::format("profile of {} steps, {:.3f} ms each; products of this machine: {:.4g} GFLOP/s\n", steps, step * 1e3, rate * 1e-9);
+  std::string text = fmt::format("profile of {} steps, {:.3f} ms each; products of this machine, taken between them: {:.4g} GFLOP/s\n", steps, step * 1e3, rate * 1e-9);
   text += fmt::format("  {:<44} {:>10} {:>10} {:>7} {:>10} {:>8}\n", "", "calls/step", "ms/step", "share", "GFLOP/s", "of rate");
   double inside = 0, flops = 0, products = 0;
   for (const char* phase : {"forward", "backward", "update"}) {

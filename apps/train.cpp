@@ -170,10 +170,11 @@ int train_model(const TrainFlags& flags) {
     Progress progress(c.steps, c.batch * c.context, first);
     Stepping stepping(trainer, model, c, corpus.documents() > 1);
     std::optional<Profile> profile;
+    std::optional<ProductRate> products;
     std::vector<StepReport> unread;   // on CUDA reading a report waits for the device: done where a line or a file is written
     while (step < c.steps && !interrupted()) {
       const int64_t timed_until = c.profile > 0 ? first + 1 + c.profile : 0;   // the first step fills the memory pool
-      if (step == first + 1 && step < timed_until) profile.emplace(place.device);
+      if (step == first + 1 && step < timed_until) products.emplace(place), profile.emplace(place.device);
       if (profile) profile->resume();
       const double rate = schedule(step);
       unread.push_back(stepping(corpus.draw(uint64_t(c.seed), standing.cursor, c.batch, c.accumulate), {.rate = rate, .clip = c.clip},
@@ -181,9 +182,11 @@ int train_model(const TrainFlags& flags) {
       const int64_t drawn_from = std::exchange(standing.cursor, standing.cursor + c.batch);
       ++step;
       if (profile) profile->pause();
+      if (profile && (step - first) % 4 == 0) products->take();
       if (profile && (step == c.steps || step == timed_until)) {
         progress.pause();
-        fmt::print("{}\n", profile_table(*profile, step - first - 1, product_rate(place)));
+        products->take();
+        fmt::print("{}\n", profile_table(*profile, step - first - 1, products->median()));
         std::fflush(stdout);
         profile.reset();
       }
