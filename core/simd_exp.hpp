@@ -23,6 +23,8 @@ TTR_SIMD_INLINE Vec<float> at_least(float limit, Vec<float> x) {
 #endif
 }
 
+TTR_SIMD_INLINE Vec<double> at_least(double limit, Vec<double> x) { return x < limit ? Vec<double>{} + limit : x; }
+
 typedef typename IndexRegister<float>::type Bits;
 template <class> struct EighthTable;
 template <int... L> struct EighthTable<std::integer_sequence<int, L...>> {
