@@ -61,8 +61,9 @@ Tensor cumsum(const Tensor&, int axis, bool reverse = false);
 // -- products ------------------------------------------------------------------------------------------------------------------------
 // [..., m, k] x [..., k, n] -> [..., m, n]; leading axes equal, or absent on one side. transpose_* swaps the last two axes of that operand.
 Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a = false, bool transpose_b = false);
-// x [..., k] by rows of one weight [n, k], cut by sizes (their sum is n): y_i [..., sizes_i], each in memory of its own. [kernel op]
-Tensors project(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes);
+// x [..., k] by the rows of weights [n_j, k], one under another, cut by sizes; no cut spans two weights: y_i [..., sizes_i], each in memory of its own.
+// What reaches x is summed inside its products, and narrow weights share one. [kernel op]
+Tensors project(const Tensor& x, const Tensors& weights, const std::vector<int64_t>& sizes);
 
 // -- shape ---------------------------------------------------------------------------------------------------------------------------
 Tensor reshape(const Tensor&, const Shape&);                          // shares memory; one size may be -1

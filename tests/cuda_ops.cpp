@@ -135,7 +135,9 @@ std::vector<Case> cases() {
   list.push_back({"add_rms_norm", {{{5, 33}}, {{5, 33}}, {{33}}}, [](const Tensors& x) { return add_rms_norm(x[0], x[1], x[2]); }});
   add("swiglu", {{{5, 66}}}, [](const Tensors& x) { return swiglu(x[0]); });
   add("gated", {{{5, 33}}, {{5, 33}}}, [](const Tensors& x) { return gated(x[0], x[1]); });
-  list.push_back({"project", {{{2, 5, 9}}, {{8, 9}}}, [](const Tensors& x) { return project(x[0], x[1], {3, 1, 4}); }, true, 4});
+  list.push_back({"project", {{{2, 5, 9}}, {{8, 9}}}, [](const Tensors& x) { return project(x[0], {x[1]}, {3, 1, 4}); }, true, 4});
+  list.push_back({"project, several weights", {{{2, 5, 9}}, {{8, 9}}, {{2, 9}}, {{40, 9}}, {{1, 9}}},
+                  [](const Tensors& x) { return project(x[0], {x[1], x[2], x[3], x[4]}, {3, 5, 2, 40, 1}); }, true, 4});
   add("l2_norm", {{{5, 33}}}, [](const Tensors& x) { return l2_norm(x[0]); });
   for (const bool mean : {true, false})
     add("cross_entropy", {{{2, 3, 33}}}, [=](const Tensors& x) { return cross_entropy(x[0], ids({5, -1, 0, 32, -7, 2}, {2, 3}, x[0]), mean); });
