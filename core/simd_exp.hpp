@@ -72,5 +72,13 @@ TTR_SIMD_INLINE Vec<double> exp_lanes(Vec<double> x) {
   return x;
 }
 
+// 1 / (1 + e^-x) at x and at -x, each to its own digits; relative error 2e-7 and |x| times 1e-7.
+template <class T> struct Sigmoid { Vec<T> at_x, at_minus_x; };
+template <class T> TTR_SIMD_INLINE Sigmoid<T> sigmoid_lanes(Vec<T> x) {
+  constexpr T kLeast = sizeof(T) == 4 ? -87 : -700;   // e^-x stays finite
+  const Vec<T> e = exp2_lanes(at_least(kLeast, x) * T(-1.4426950408889634)), part = T(1) / (T(1) + e);
+  return {part, e * part};
+}
+
 }  // namespace
 }  // namespace ttr::TTR_SIMD_SET

@@ -5,14 +5,6 @@
 namespace ttr::TTR_SIMD_SET {
 namespace {
 
-// 1 / (1 + e^-x) at x and at -x, each to its own digits, |x| of them less exact as with any power of 2^x.
-template <class T> struct Sigmoid { Vec<T> at_x, at_minus_x; };
-template <class T> TTR_SIMD_INLINE Sigmoid<T> sigmoid_lanes(Vec<T> x) {
-  constexpr T kLeast = sizeof(T) == 4 ? -87 : -700;   // e^-x stays finite
-  const Vec<T> e = exp2_lanes(at_least(kLeast, x) * T(-1.4426950408889634)), part = T(1) / (T(1) + e);
-  return {part, e * part};
-}
-
 // One column: y_t = finish(from_t + sum_j w_j x_{t + j step}, t), j ascending; finish may be the identity. `from` may be y; with from_row 0 it is one row.
 template <int taps, class T, class F>
 TTR_SIMD_INLINE void add_taps(int64_t tokens, const T* w, const T* x, int64_t step, const T* from, int64_t from_row, T* y, int64_t y_row, F finish) {
