@@ -62,8 +62,9 @@ Tensor cumsum(const Tensor&, int axis, bool reverse = false);
 // -- products ------------------------------------------------------------------------------------------------------------------------
 // [..., m, k] x [..., k, n] -> [..., m, n]; leading axes equal, or absent on one side. transpose_* swaps the last two axes of that operand.
 Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a = false, bool transpose_b = false);
-// x [..., k] by rows of one weight [n, k], cut by sizes (their sum is n): y_i [..., sizes_i], each in memory of its own. [kernel op]
-Tensors project(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes);
+// x [..., k] by the rows of weights [n_j, k], one under another, cut by sizes; no cut spans two weights: y_i [..., sizes_i], each in memory of its own.
+// What reaches x is summed inside its products, and narrow weights share one. [kernel op]
+Tensors project(const Tensor& x, const Tensors& weights, const std::vector<int64_t>& sizes);
 
 // -- shape ---------------------------------------------------------------------------------------------------------------------------
 Tensor reshape(const Tensor&, const Shape&);                          // shares memory; one size may be -1
@@ -105,9 +106,10 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, bool mean = tru
 Tensor label_count(const Tensor& labels);                             // how many are >= 0, f32 scalar on the labels' device
 
 // -- sequence ---------------------------------------------------------------------------------------------------------------------------
-// y_t = sum_j weight[:, j] x_{t - j} (+ bias), j = 0 .. W-1: depthwise and causal. x [B, T, D], weight [D, W];
-// past [B, W-1, D] stands before x (zeros when undefined).
-Tensor causal_conv(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Tensor& past = {});   // [kernel op]
+// y_t = sum_j weight[:, j] x_{t - j} (+ bias), j = 0 .. W-1: depthwise and causal; active: silu of that. x [B, T, D], weight [D, W];
+// past [B, W-1, D] stands before x (zeros when undefined). Of several parts x is their channels one after another. [kernel op]
+Tensor causal_conv(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Tensor& past = {}, bool active = false);
+Tensors causal_conv(const Tensors& parts, const Tensor& weight, const Tensor& bias = {}, const Tensor& past = {}, bool active = false);
 // Rotates pairs (i, i + D/2) of x [B, T, H, D] by (first + t) base^(-2i/D).
 Tensor rotary(const Tensor& x, int64_t first = 0, double base = 10000);
 // Kept values scaled by 1 / (1 - rate). first: x's elements are first, first + 1, ... of the mask, so that pieces can be dropped from as their whole is.

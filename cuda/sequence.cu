@@ -1,5 +1,7 @@
 // The short causal convolution and rotary embedding (arXiv 2104.09864), CUDA. CPU twin: core/ops/sequence_cpu.cpp.
-//   y_t = sum_j w[:, j] x_{t-j} + b;   dx_t = sum_j w[:, j] dy_{t+j};   d_w[:, j] = sum_{b,t} dy_t x_{t-j};   d_b = sum_{b,t} dy_t
+//   z_t = sum_j w[:, j] x_{t-j} + b;   dx_t = sum_j w[:, j] dz_{t+j};   d_w[:, j] = sum_{b,t} dz_t x_{t-j};   d_b = sum_{b,t} dz_t
+//   dz is dy or, with the activation, a pass of its own into the workspace, in the wide type
+#include <ttr/core/ops/elementwise_kernel.hpp>
 #include <ttr/core/ops/sequence_kernel.hpp>
 #include <ttr/cuda/block.hpp>
 #include <ttr/cuda/launch.hpp>
@@ -21,46 +23,57 @@ template <class F> __device__ void each_row_and_channel(int64_t rows, int64_t di
 }
 
 // x_{b, t, d} for t >= -(W-1): from past where t < 0. x [B, T, D], past [B, W-1, D] or null.
-template <class T> __device__ Wide<T> read(const T* x, const T* past, int64_t b, int64_t t, int64_t d, int64_t tokens, int64_t dim, int64_t width) {
-  if (t >= 0) return load(x + (b * tokens + t) * dim + d);
-  return past ? load(past + (b * (width - 1) + width - 1 + t) * dim + d) : Wide<T>(0);
+template <class T> __device__ Wide<T> read(const ConvInputs<T>& a, int64_t b, int64_t t, int64_t d) {
+  if (t >= 0) return load(a.x + (b * a.tokens + t) * a.dim + d);
+  return a.past.at ? load(a.past.at + (b * (a.width - 1) + a.width - 1 + t) * a.past.token_stride + d) : Wide<T>(0);
+}
+
+template <class T> __device__ Wide<T> convolved(const ConvInputs<T>& a, int64_t b, int64_t t, int64_t d) {   // z_{b, t, d}
+  Wide<T> z = 0;
+  for (int64_t j = 0; j < a.width; ++j) z += load(a.weight + d * a.width + j) * read(a, b, t - j, d);
+  return a.bias ? z + load(a.bias + d) : z;
 }
 
 template <class T> __global__ void conv_forward_kernel(const ConvForward<T> a) {
   each_row_and_channel(a.batch * a.tokens, a.dim, [&](int64_t row, int64_t d) {
-    const int64_t b = row / a.tokens, t = row % a.tokens;
-    Wide<T> y = 0;
-    for (int64_t j = 0; j < a.width; ++j) y += load(a.weight + d * a.width + j) * read(a.x, a.past, b, t - j, d, a.tokens, a.dim, a.width);
-    if (a.bias) y += load(a.bias + d);
-    store(a.y + row * a.dim + d, y);
+    const Wide<T> z = convolved(a, row / a.tokens, row % a.tokens, d);
+    store(a.y + row * a.dim + d, a.active ? element::apply(Unary::silu, z) : z);
   });
 }
 
-// The adjoint of x_{b, t, d}, t >= -(W-1): every y_{t+j} read it with weight j.
-template <class T> __device__ Wide<T> conv_adjoint(const ConvBackward<T>& a, int64_t b, int64_t t, int64_t d) {
+template <class T> __global__ void conv_slope_kernel(const ConvBackward<T> a, Wide<T>* dz) {   // dz [B, T, D]
+  each_row_and_channel(a.batch * a.tokens, a.dim, [&](int64_t row, int64_t d) {
+    const Wide<T> z = convolved(a, row / a.tokens, row % a.tokens, d);
+    dz[row * a.dim + d] = load(a.dy + row * a.dim + d) * element::silu_slope(z);   // y = silu(z)
+  });
+}
+
+// The adjoint of x_{b, t, d}, t >= -(W-1): every z_{t+j} read it with weight j. dz [B, T, D], of G: T or Wide<T>.
+template <class T, class G> __device__ Wide<T> conv_adjoint(const ConvBackward<T>& a, const G* dz, int64_t b, int64_t t, int64_t d) {
   Wide<T> dx = 0;
   for (int64_t j = t < 0 ? -t : 0; j < a.width && t + j < a.tokens; ++j)
-    dx += load(a.weight + d * a.width + j) * load(a.dy + (b * a.tokens + t + j) * a.dim + d);   // y_{t+j} = sum_j w_j x_t
+    dx += load(a.weight + d * a.width + j) * load(dz + (b * a.tokens + t + j) * a.dim + d);   // z_{t+j} = sum_j w_j x_t
   return dx;
 }
 
-template <class T> __global__ void conv_dx_kernel(const ConvBackward<T> a) {
+template <class T, class G> __global__ void conv_dx_kernel(const ConvBackward<T> a, const G* dz) {
   each_row_and_channel(a.batch * a.tokens, a.dim, [&](int64_t row, int64_t d) {
-    store(a.dx + row * a.dim + d, conv_adjoint(a, row / a.tokens, row % a.tokens, d));
+    store(a.dx + row * a.dim + d, conv_adjoint(a, dz, row / a.tokens, row % a.tokens, d));
   });
 }
 
-template <class T> __global__ void conv_d_past_kernel(const ConvBackward<T> a) {
+template <class T, class G> __global__ void conv_d_past_kernel(const ConvBackward<T> a, const G* dz) {
   const int64_t before = a.width - 1;
   each_row_and_channel(a.batch * before, a.dim, [&](int64_t row, int64_t d) {
-    store(a.d_past + row * a.dim + d, conv_adjoint(a, row / before, row % before - before, d));
+    store(a.d_past.at + row * a.d_past.token_stride + d, conv_adjoint(a, dz, row / before, row % before - before, d));
   });
 }
 
 // Block (32, kLanes) owns tap blockIdx.y of 32 channels (tap W: the bias); thread (i, l) adds every kLanes-th token of channel i from token l,
 // then the lanes are added in order.
 constexpr int kLanes = 32;
-template <class T> __global__ void __launch_bounds__(32 * kLanes) conv_d_weight_kernel(const ConvBackward<T> a, int64_t first_tap, int64_t end_tap) {
+template <class T, class G>
+__global__ void __launch_bounds__(32 * kLanes) conv_d_weight_kernel(const ConvBackward<T> a, const G* dz, int64_t first_tap, int64_t end_tap) {
   using A = Wide<T>;
   __shared__ A lanes[kLanes][32];
   for (int64_t j = first_tap + blockIdx.y; j < end_tap; j += gridDim.y)
@@ -70,8 +83,8 @@ template <class T> __global__ void __launch_bounds__(32 * kLanes) conv_d_weight_
       if (d < a.dim)
         for (int64_t b = 0; b < a.batch; ++b)
           for (int64_t t = threadIdx.y; t < a.tokens; t += kLanes) {
-            const A dy = load(a.dy + (b * a.tokens + t) * a.dim + d);
-            sum += j < a.width ? dy * read(a.x, a.past, b, t - j, d, a.tokens, a.dim, a.width) : dy;   // y_t = sum_j w_j x_{t-j} + b
+            const A of_z = load(dz + (b * a.tokens + t) * a.dim + d);
+            sum += j < a.width ? of_z * read(a, b, t - j, d) : of_z;   // z_t = sum_j w_j x_{t-j} + b
           }
       lanes[threadIdx.y][threadIdx.x] = sum;
       __syncthreads();   // all lanes are there
@@ -100,7 +113,19 @@ template <class T> __global__ void rotary_kernel(const RotarySizes s, const T* x
   }
 }
 
-template <class T> bool valid(const T& a) { return a.batch >= 0 && a.tokens >= 0 && a.dim >= 0 && a.width >= 1; }
+template <class T> bool valid(const ConvInputs<T>& a) { return a.batch >= 0 && a.tokens >= 0 && a.dim >= 0 && a.width >= 1; }
+
+template <class T, class G> Status backward_of(const ConvBackward<T>& a, const G* dz, Stream stream) {
+  const dim3 block = channel_block(a.dim);
+  if (a.dx && a.batch * a.tokens > 0)
+    if (const Status s = launch(conv_dx_kernel<T, G>, grid_for(a.batch * a.tokens, block.y), block, 0, stream, a, dz); s != Status::ok) return s;
+  if (a.d_past.at && a.batch * (a.width - 1) > 0)
+    if (const Status s = launch(conv_d_past_kernel<T, G>, grid_for(a.batch * (a.width - 1), block.y), block, 0, stream, a, dz); s != Status::ok) return s;
+  const int64_t first_tap = a.d_weight ? 0 : a.width, end_tap = a.d_bias ? a.width + 1 : a.width;
+  if (first_tap == end_tap) return Status::ok;
+  const dim3 grid(grid_for(a.dim, 32), grid_for(end_tap - first_tap, 1, 65535));
+  return launch(conv_d_weight_kernel<T, G>, grid, dim3(32, kLanes), 0, stream, a, dz, first_tap, end_tap);
+}
 
 }  // namespace
 
@@ -111,18 +136,18 @@ template <class T> Status conv_forward(const ConvForward<T>& a, Stream stream) {
   return launch(conv_forward_kernel<T>, grid_for(a.batch * a.tokens, block.y), block, 0, stream, a);
 }
 
-template <class T> Status conv_backward(const ConvBackward<T>& a, Stream stream) {
+template <class T> size_t conv_workspace(const ConvBackward<T>& a) { return a.active ? size_t(a.batch * a.tokens * a.dim) * sizeof(Wide<T>) : 0; }
+
+template <class T> Status conv_backward(const ConvBackward<T>& a, Workspace work, Stream stream) {
   if (!valid(a)) return Status::bad_size;
+  if (work.bytes < conv_workspace(a)) return Status::small_workspace;
   if (a.dim == 0) return Status::ok;
+  if (!a.active) return backward_of(a, a.dy, stream);
+  auto* const dz = static_cast<Wide<T>*>(work.at);   // [B, T, D]
   const dim3 block = channel_block(a.dim);
-  if (a.dx && a.batch * a.tokens > 0)
-    if (const Status s = launch(conv_dx_kernel<T>, grid_for(a.batch * a.tokens, block.y), block, 0, stream, a); s != Status::ok) return s;
-  if (a.d_past && a.batch * (a.width - 1) > 0)
-    if (const Status s = launch(conv_d_past_kernel<T>, grid_for(a.batch * (a.width - 1), block.y), block, 0, stream, a); s != Status::ok) return s;
-  const int64_t first_tap = a.d_weight ? 0 : a.width, end_tap = a.d_bias ? a.width + 1 : a.width;
-  if (first_tap == end_tap) return Status::ok;
-  const dim3 grid(grid_for(a.dim, 32), grid_for(end_tap - first_tap, 1, 65535));
-  return launch(conv_d_weight_kernel<T>, grid, dim3(32, kLanes), 0, stream, a, first_tap, end_tap);
+  if (a.batch * a.tokens > 0)
+    if (const Status s = launch(conv_slope_kernel<T>, grid_for(a.batch * a.tokens, block.y), block, 0, stream, a, dz); s != Status::ok) return s;
+  return backward_of(a, static_cast<const Wide<T>*>(dz), stream);
 }
 
 template <class T> Status rotary(const RotarySizes& s, const T* x, T* y, Stream stream) {
@@ -135,9 +160,12 @@ template <class T> Status rotary(const RotarySizes& s, const T* x, T* y, Stream 
 template Status conv_forward<float>(const ConvForward<float>&, Stream);
 template Status conv_forward<double>(const ConvForward<double>&, Stream);
 template Status conv_forward<bf16>(const ConvForward<bf16>&, Stream);
-template Status conv_backward<float>(const ConvBackward<float>&, Stream);
-template Status conv_backward<double>(const ConvBackward<double>&, Stream);
-template Status conv_backward<bf16>(const ConvBackward<bf16>&, Stream);
+template size_t conv_workspace<float>(const ConvBackward<float>&);
+template size_t conv_workspace<double>(const ConvBackward<double>&);
+template size_t conv_workspace<bf16>(const ConvBackward<bf16>&);
+template Status conv_backward<float>(const ConvBackward<float>&, Workspace, Stream);
+template Status conv_backward<double>(const ConvBackward<double>&, Workspace, Stream);
+template Status conv_backward<bf16>(const ConvBackward<bf16>&, Workspace, Stream);
 template Status rotary<float>(const RotarySizes&, const float*, float*, Stream);
 template Status rotary<double>(const RotarySizes&, const double*, double*, Stream);
 template Status rotary<bf16>(const RotarySizes&, const bf16*, bf16*, Stream);

@@ -90,13 +90,13 @@ Gate::Gate(const Slot& s, const GateOptions& o, Init& init) : slot(s), options(o
 
 Tensor Gate::operator()(const Tensor& x) const { return in_range(before_range(x)); }
 
-Tensor Gate::before_range(const Tensor& x) const {
-  const Dtype dtype = wide(x.dtype());
-  Tensor low = down.defined() ? matmul(x, *down, false, true) : x;
-  if (down.defined() && options.exponential) low = tanh(low);
-  Tensor z = cast(matmul(low, *weight, false, true), dtype);   // [B, T, n H ...]
+Tensor Gate::before_range(const Tensor& x) const { return after_first(matmul(x, first_weight(), false, true)); }
+
+Tensor Gate::after_first(const Tensor& y) const {
+  const Dtype dtype = wide(y.dtype());
+  Tensor z = cast(down.defined() ? matmul(options.exponential ? tanh(y) : y, *weight, false, true) : y, dtype);   // [B, T, n H ...]
   if (bias.defined()) z = z + cast(*bias, dtype);
-  Shape shape{x.size(0), x.size(1) * options.writes};
+  Shape shape{y.size(0), y.size(1) * options.writes};
   for (const int64_t size : tail) shape.push_back(size);
   return reshape(options.cap > 0 ? tanh(z / options.cap) * options.cap : z, shape);
 }

@@ -36,6 +36,8 @@ struct Gate {
   Gate(const Slot&, const GateOptions&, Init&);
   Tensor operator()(const Tensor& x) const;     // in_range(before_range(x))
   Tensor before_range(const Tensor& x) const;   // z; of a timed gate softplus(z) is how long a token lasts
+  const Tensor& first_weight() const { return down.defined() ? *down : *weight; }   // what x meets
+  Tensor after_first(const Tensor& y) const;    // z of y = x first_weight()^T
   Tensor in_range(const Tensor& z) const;
   void each(auto&& f) { f("down", down), f("weight", weight), f("bias", bias), f("rate", rate); }
 

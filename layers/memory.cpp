@@ -164,6 +164,17 @@ Tensor MemoryLayer::normed(const Tensor& x, const std::optional<RMSNorm>& rms) c
   return x;
 }
 
+// x by the weights, cut by sizes, and, in one operation with them, by each gate's first weight
+Tensors MemoryLayer::with_gates(const Tensor& x, const Tensors& weights, std::vector<int64_t> sizes, Tensors& made_gates) const {
+  Tensors all = weights;
+  for (const Gate& g : gates) all.push_back(g.first_weight()), sizes.push_back(all.back().size(0));
+  Tensors made = ttr::project(x, all, sizes);
+  const auto first_gate = made.end() - int64_t(gates.size());
+  made_gates.assign(first_gate, made.end());
+  made.erase(first_gate, made.end());
+  return made;
+}
+
 MemoryLayer::Made MemoryLayer::make(const Tensor& x, const Tensor& segments, MemoryState* state) const {
   const Surroundings& around = *options.around;
   if (around.inner > 0) return make_inner(x, segments, state);
@@ -172,14 +183,17 @@ MemoryLayer::Made MemoryLayer::make(const Tensor& x, const Tensor& segments, Mem
   const int first_part = around.from_value ? 2 : 0;
   for (int i = first_part; i < 4; ++i)
     if (widths_[i] > 0) present.push_back(i), sizes.push_back(widths_[i]);
-  Tensors parts(4), made, heard(gates.size(), x);
+  Tensors parts(4), made, made_gates;
   if (shift) {
     const Tensors mixtures = state ? shift->step(x, state->last) : (*shift)(x, segments);
     const Tensors weights = split(*project.weight, 0, sizes);
     for (size_t i = 0; i < present.size(); ++i) made.push_back(matmul(mixtures[i], weights[i], false, true));
-    if (!around.from_value) heard = Tensors(mixtures.begin() + int64_t(present.size()), mixtures.end());
+    for (size_t i = 0; i < gates.size() && !around.from_value; ++i)
+      made_gates.push_back(matmul(mixtures[present.size() + i], gates[i].first_weight(), false, true));
+  } else if (around.from_value) {
+    made = ttr::project(x, {*project.weight}, sizes);
   } else {
-    made = ttr::project(x, *project.weight, sizes);
+    made = with_gates(x, {*project.weight}, sizes, made_gates);
   }
   for (size_t i = 0; i < present.size(); ++i) parts[size_t(present[i])] = std::move(made[i]);
   if (conv) {
@@ -195,27 +209,27 @@ MemoryLayer::Made MemoryLayer::make(const Tensor& x, const Tensor& segments, Mem
   }
 
   if (around.active_value) parts[2] = silu(parts[2]);
-  if (from_value) {
+  if (around.from_value) {
     sizes.clear();
     for (int i = 0; i < 2; ++i)
       if (widths_[i] > 0) sizes.push_back(widths_[i]);
-    made = ttr::project(parts[2], *from_value->weight, sizes);
+    made = with_gates(parts[2], from_value ? Tensors{*from_value->weight} : Tensors{}, sizes, made_gates);
     for (size_t i = 0, next = 0; i < 2; ++i)
       if (widths_[i] > 0) parts[i] = std::move(made[next++]);
   }
-
-  if (around.from_value) heard.assign(gates.size(), parts[2]);
-  return {parts, heard, {}};
+  return {parts, made_gates, {}};
 }
 
 MemoryLayer::Made MemoryLayer::make_inner(const Tensor& x, const Tensor& segments, MemoryState* state) const {
   std::vector<int64_t> sizes{options.heads * options.value_dim};
   if (widths_[3] > 0) sizes.push_back(widths_[3]);
-  const Tensors made = ttr::project(x, *project.weight, sizes);
+  const Tensors made = ttr::project(x, {*project.weight}, sizes);
   Tensor branch = made[0];
   if (conv) branch = state ? conv->step({branch}, state->past)[0] : (*conv)(branch, segments);
   const Tensors parts{(*query)(branch), (*key)(branch), (*value)(made[0]), made.size() > 1 ? made[1] : Tensor()};
-  return {parts, Tensors(gates.size(), concat({parts[0], parts[1], parts[2]}, 2)), branch};
+  Tensors made_gates;
+  with_gates(concat({parts[0], parts[1], parts[2]}, 2), {}, {}, made_gates);
+  return {parts, made_gates, branch};
 }
 
 MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, MemoryState* state) const {
@@ -249,7 +263,7 @@ MemoryLayer::Asked MemoryLayer::ask(const Tensor& x, const Tensor& segments, Mem
   asked.value = asked.slots["v"];
   for (size_t i = 0; i < gates.size(); ++i) {
     const Gate& g = gates[i];
-    const Tensor z = g.before_range(made.heard[i]);
+    const Tensor z = g.after_first(made.gates[i]);
     asked.slots[g.slot.name] = bounded(g, g.in_range(z));
     if (around.scaled_value && g.options.timed) asked.slots["v"] = lasting(asked.value, softplus(z));
   }

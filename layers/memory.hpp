@@ -73,10 +73,11 @@ struct MemoryLayer {
   int64_t floor_block = 0;
 
  private:
-  // parts: q, k, v and the output gate [B, T, ...], or undefined; heard: what each gate is made from; branch: the convolved inner branch
-  struct Made { Tensors parts, heard; Tensor branch; };
+  // parts: q, k, v and the output gate [B, T, ...], or undefined; gates: each one's first product; branch: the convolved inner branch
+  struct Made { Tensors parts, gates; Tensor branch; };
   Made make(const Tensor& x, const Tensor& segments, MemoryState*) const;
   Made make_inner(const Tensor& x, const Tensor& segments, MemoryState*) const;
+  Tensors with_gates(const Tensor& x, const Tensors& weights, std::vector<int64_t> sizes, Tensors& gates) const;
   // gate [B, T, H V] or undefined; value [B, nT, Hv, V], before scaled_value
   struct Asked { Slots slots; Tensor gate, value, branch; };
   Asked ask(const Tensor& x, const Tensor& segments, MemoryState*) const;

@@ -1,4 +1,5 @@
 // ShortConv: the whole sequence, or one token with the last W-1 carried.
+#include <algorithm>
 #include <cmath>
 #include <ttr/core/ops.hpp>
 #include <ttr/layers/short_conv.hpp>
@@ -34,28 +35,28 @@ ShortConv::ShortConv(const ShortConvOptions& o, Init& init) {
 Tensor ShortConv::operator()(const Tensor& x, const Tensor& segments) const { return (*this)(Tensors{x}, segments)[0]; }
 
 Tensors ShortConv::operator()(const Tensors& parts, const Tensor& segments) const {
+  if (!segments.defined()) return causal_conv(parts, *weight, bias.defined() ? *bias : Tensor(), {}, true);
   Tensors ys;
   int64_t row = 0;
   for (const Tensor& x : parts) {
-    const int64_t channels = x.size(2);
-    const Tensor w = channels == weight->size(0) ? *weight : slice(*weight, 0, row, row + channels);
-    const Tensor b = !bias.defined() ? Tensor() : channels == bias->size(0) ? *bias : slice(*bias, 0, row, row + channels);
-    if (!segments.defined()) ys.push_back(silu(causal_conv(x, w, b)));
-    else ys.push_back(silu(b.defined() ? within_documents(x, w, segments) + b : within_documents(x, w, segments)));
-    row += channels;
+    const int64_t end = row + x.size(2);
+    const Tensor y = within_documents(x, slice(*weight, 0, row, end), segments);
+    ys.push_back(silu(bias.defined() ? y + slice(*bias, 0, row, end) : y));
+    row = end;
   }
   return ys;
 }
 
 Tensors ShortConv::step(const Tensors& parts, Tensor& past) const {
-  const Tensor x = parts.size() == 1 ? parts[0] : concat(parts, 2);
-  const int64_t before = weight->size(1) - 1;
-  if (!past.defined()) past = zeros({x.size(0), before, x.size(2)}, like(x));
-  const Tensor y = silu(causal_conv(x, *weight, bias.defined() ? *bias : Tensor(), past));
-  past = x.size(1) >= before ? slice(x, 1, x.size(1) - before, x.size(1)) : concat({slice(past, 1, x.size(1), before), x}, 1);
-  std::vector<int64_t> sizes;
-  for (const Tensor& part : parts) sizes.push_back(part.size(2));
-  return sizes.size() == 1 ? Tensors{y} : split(y, 2, sizes);
+  const int64_t before = weight->size(1) - 1, tokens = parts[0].size(1);
+  if (!past.defined()) past = zeros({parts[0].size(0), before, weight->size(0)}, like(parts[0]));
+  const Tensors ys = causal_conv(parts, *weight, bias.defined() ? *bias : Tensor(), past, true);
+  Tensors last;   // of each part, as many tokens as there are of the at most `before` that count on
+  const int64_t fresh = std::min(tokens, before);
+  for (const Tensor& part : parts) last.push_back(slice(part, 1, tokens - fresh, tokens));
+  const Tensor now = last.size() == 1 ? last[0] : concat(last, 2);
+  past = fresh == before ? now : concat({slice(past, 1, fresh, before), now}, 1);
+  return ys;
 }
 
 }  // namespace ttr

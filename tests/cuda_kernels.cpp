@@ -507,8 +507,10 @@ template <class T> void check_cross_entropy(int64_t rows, int64_t n) {
   close<T>("dx" + what, rdx.values(), dx, std::is_same_v<T, float> ? g : 1e-3);
 }
 
-template <class T> void check_conv(int64_t B, int64_t tokens, int64_t D, int64_t W, bool full) {
-  const std::string what = " [" + std::to_string(B) + ", " + std::to_string(tokens) + ", " + std::to_string(D) + "] W " + std::to_string(W);
+// full: with bias and past
+template <class T> void check_conv(int64_t B, int64_t tokens, int64_t D, int64_t W, bool full, bool active) {
+  const std::string what =
+      " [" + std::to_string(B) + ", " + std::to_string(tokens) + ", " + std::to_string(D) + "] W " + std::to_string(W) + (active ? ", active" : "");
   const Values x = rounded<T>(random_values(B * tokens * D, 71)), w = rounded<T>(random_values(D * W, 72)), b = rounded<T>(random_values(D, 73));
   const Values past = rounded<T>(random_values(B * (W - 1) * D, 74)), dy = rounded<T>(random_values(B * tokens * D, 75));
   Values y(x.size()), dx(x.size(), 0.0), d_w(w.size(), 0.0), d_b(b.size(), 0.0), d_past(past.size(), 0.0);
@@ -516,20 +518,26 @@ template <class T> void check_conv(int64_t B, int64_t tokens, int64_t D, int64_t
     for (int64_t t = 0; t < tokens; ++t)
       for (int64_t d = 0; d < D; ++d) {
         const size_t at = size_t((n * tokens + t) * D + d);
-        y[at] = full ? b[size_t(d)] : 0;
-        d_b[size_t(d)] += dy[at];
-        for (int64_t j = 0; j < W; ++j) {
-          if (t < j && !full) continue;
-          const size_t from = t >= j ? size_t((n * tokens + t - j) * D + d) : size_t((n * (W - 1) + W - 1 + t - j) * D + d);
-          y[at] += w[size_t(d * W + j)] * (t >= j ? x : past)[from];
-          (t >= j ? dx : d_past)[from] += w[size_t(d * W + j)] * dy[at];
-          d_w[size_t(d * W + j)] += dy[at] * (t >= j ? x : past)[from];
-        }
+        const auto each_tap = [&](auto&& f) {
+          for (int64_t j = 0; j < W; ++j) {
+            if (t < j && !full) continue;
+            const size_t from = t >= j ? size_t((n * tokens + t - j) * D + d) : size_t((n * (W - 1) + W - 1 + t - j) * D + d);
+            f(size_t(d * W + j), from, (t >= j ? x : past)[from], t >= j ? dx : d_past);
+          }
+        };
+        double z = full ? b[size_t(d)] : 0;
+        each_tap([&](size_t tap, size_t, double value, Values&) { z += w[tap] * value; });
+        const double s = 1 / (1 + std::exp(-z)), dz = active ? dy[at] * s * (1 + z * (1 - s)) : dy[at];
+        y[at] = active ? z * s : z;
+        d_b[size_t(d)] += dz;
+        each_tap([&](size_t tap, size_t from, double value, Values& to) { to[from] += w[tap] * dz, d_w[tap] += dz * value; });
       }
   const Remote<T> rx(x), rw(w), rb(b), rp(past), rdy(dy), ry(B * tokens * D), rdx(B * tokens * D), rdw(D * W), rdb(D), rdp(B * (W - 1) * D);
-  OK(cuda::conv_forward(ConvForward<T>{B, tokens, D, W, rx, rw, full ? rb.at() : nullptr, full ? rp.at() : nullptr, ry}, cuda::stream()));
-  const ConvBackward<T> g{B, tokens, D, W, rx, rw, full ? rp.at() : nullptr, rdy, rdx, rdw, full ? rdb.at() : nullptr, full ? rdp.at() : nullptr};
-  OK(cuda::conv_backward(g, cuda::stream()));
+  const ConvInputs<T> inputs{B, tokens, D, W, active, rx, rw, full ? rb.at() : nullptr, {full ? rp.at() : nullptr, D}};
+  OK(cuda::conv_forward(ConvForward<T>{inputs, ry}, cuda::stream()));
+  const ConvBackward<T> g{inputs, rdy, rdx, rdw, full ? rdb.at() : nullptr, {full ? rdp.at() : nullptr, D}};
+  const Remote<char> work(int64_t(cuda::conv_workspace(g)));
+  OK(cuda::conv_backward(g, {work.at(), cuda::conv_workspace(g)}, cuda::stream()));
   const double scale = std::max(1.0, 2 * std::sqrt(double(B * tokens)));
   close<T>("conv y" + what, ry.values(), y, 4);
   close<T>("conv dx" + what, rdx.values(), dx, 4);
@@ -769,14 +777,15 @@ TEST_CASE_TEMPLATE("cuda kernels: cross-entropy", T, double, float, bf16) {
 
 TEST_CASE_TEMPLATE("cuda kernels: convolution and rotary", T, double, float, bf16) {
   if (no_gpu()) return;
-  for (bool full : {false, true}) {
-    check_conv<T>(2, 65, 33, 4, full);
-    check_conv<T>(1, 1, 1, 1, full);
-    check_conv<T>(3, 2, 300, 4, full);   // fewer tokens than taps
-    check_conv<T>(2, 100, 5, 3, full);
-    check_conv<T>(2, 0, 5, 3, full);
-    check_conv<T>(0, 7, 5, 3, full);
-  }
+  for (const bool full : {false, true})
+    for (const bool active : {false, true}) {
+      check_conv<T>(2, 65, 33, 4, full, active);
+      check_conv<T>(1, 1, 1, 1, full, active);
+      check_conv<T>(3, 2, 300, 4, full, active);   // fewer tokens than taps
+      check_conv<T>(2, 100, 5, 3, full, active);
+      check_conv<T>(2, 0, 5, 3, full, active);
+      check_conv<T>(0, 7, 5, 3, full, active);
+    }
   check_rotary<T>({2, 33, 3, 64, 0, 10000, 1});
   check_rotary<T>({1, 5, 1, 2, 70000, 10000, -1});
   check_rotary<T>({2, 1, 4, 10, 17, 500000, 1});

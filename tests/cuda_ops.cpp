@@ -135,7 +135,9 @@ std::vector<Case> cases() {
   list.push_back({"add_rms_norm", {{{5, 33}}, {{5, 33}}, {{33}}}, [](const Tensors& x) { return add_rms_norm(x[0], x[1], x[2]); }});
   add("swiglu", {{{5, 66}}}, [](const Tensors& x) { return swiglu(x[0]); });
   add("gated", {{{5, 33}}, {{5, 33}}}, [](const Tensors& x) { return gated(x[0], x[1]); });
-  list.push_back({"project", {{{2, 5, 9}}, {{8, 9}}}, [](const Tensors& x) { return project(x[0], x[1], {3, 1, 4}); }, true, 4});
+  list.push_back({"project", {{{2, 5, 9}}, {{8, 9}}}, [](const Tensors& x) { return project(x[0], {x[1]}, {3, 1, 4}); }, true, 4});
+  list.push_back({"project, several weights", {{{2, 5, 9}}, {{8, 9}}, {{2, 9}}, {{40, 9}}, {{1, 9}}},
+                  [](const Tensors& x) { return project(x[0], {x[1], x[2], x[3], x[4]}, {3, 5, 2, 40, 1}); }, true, 4});
   add("l2_norm", {{{5, 33}}}, [](const Tensors& x) { return l2_norm(x[0]); });
   for (const bool mean : {true, false})
     add("cross_entropy", {{{2, 3, 33}}}, [=](const Tensors& x) { return cross_entropy(x[0], ids({5, -1, 0, 32, -7, 2}, {2, 3}, x[0]), mean); });
@@ -143,6 +145,9 @@ std::vector<Case> cases() {
 
   add("causal_conv", {{{2, 9, 5}}, {{5, 4}}, {{5}}, {{2, 3, 5}}}, [](const Tensors& x) { return causal_conv(x[0], x[1], x[2], x[3]); });
   add("causal_conv, bare", {{{2, 9, 5}}, {{5, 4}}}, [](const Tensors& x) { return causal_conv(x[0], x[1]); });
+  add("causal_conv, active", {{{2, 9, 5}}, {{5, 4}}, {{5}}, {{2, 3, 5}}}, [](const Tensors& x) { return causal_conv(x[0], x[1], x[2], x[3], true); });
+  list.push_back({"causal_conv, parts", {{{2, 9, 5}}, {{2, 9, 2}}, {{7, 4}}, {{7}}, {{2, 3, 7}}},
+                  [](const Tensors& x) { return causal_conv({x[0], x[1]}, x[2], x[3], x[4], true); }});
   add("rotary", {{{2, 9, 3, 8}}}, [](const Tensors& x) { return rotary(x[0], 100); }, true, 4);
   add("dropout", {{{40, 9}}}, [](const Tensors& x) { return dropout(x[0], 0.3, 5, 6); });
 
@@ -273,6 +278,7 @@ TEST_SUITE("cuda_ops") {
         {"rms_norm", {[](const Tensors& x) { return rms_norm(x[0], x[1]); }, {input({3, 4}, 2), input({4}, 3)}}},
         {"layer_norm", {[](const Tensors& x) { return layer_norm(x[0], x[1], x[2]); }, {input({3, 4}, 4), input({4}, 5), input({4}, 6)}}},
         {"causal_conv", {[](const Tensors& x) { return causal_conv(x[0], x[1]); }, {input({2, 5, 3}, 7), input({3, 4}, 8)}}},
+        {"causal_conv, active", {[](const Tensors& x) { return causal_conv(x[0], x[1], {}, {}, true); }, {input({2, 5, 3}, 14), input({3, 4}, 15)}}},
         {"solve", {[](const Tensors& x) { return solve(definite(x[0]), x[1]); }, {input({4, 4}, 9), input({4, 2}, 10)}}},
         {"cross_entropy", {[](const Tensors& x) { return cross_entropy(x[0], ids({1, -1, 3}, {3}, x[0])); }, {input({3, 5}, 11)}}},
         {"matmul", {[](const Tensors& x) { return tanh(matmul(x[0], x[1], true)); }, {input({4, 3}, 12), input({4, 2}, 13)}}}};

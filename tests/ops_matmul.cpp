@@ -74,27 +74,40 @@ TEST_SUITE("ops_matmul") {
   }
 
   TEST_CASE("project is the product, cut: values, gradients of every subset of its parts, order 2") {
-    const std::vector<int64_t> sizes{3, 1, 4};
-    const Tensor x = random_tensor({2, 5, 6}, 1), w = random_tensor({8, 6}, 2);
-    const Tensors ys = project(x, w, sizes), want = split(matmul(x, w, false, true), -1, sizes);
-    REQUIRE(ys.size() == 3);
-    for (size_t i = 0; i < 3; ++i) CHECK(worst(ys[i], want[i]) < 1e-14);
-    for (int subset = 1; subset < 8; ++subset) {
-      CAPTURE(subset);
-      const auto some = [&](const Tensors& parts) {
-        Tensors kept;
-        for (int i = 0; i < 3; ++i)
-          if (subset >> i & 1) kept.push_back(parts[size_t(i)] * double(i + 1));
-        return concat(kept, 2);
-      };
-      const auto f = [&](const Tensors& in) { return some(project(in[0], in[1], sizes)); };
-      const auto cut = [&](const Tensors& in) { return some(split(matmul(in[0], in[1], false, true), -1, sizes)); };
-      const Tensors d = gradients(f, {x, w}), expected = gradients(cut, {x, w});
-      for (size_t i = 0; i < 2; ++i) CHECK(worst(d[i], expected[i]) < 1e-14);
-      CHECK(check(f, {x, w}).within(1e-7));
-    }
-    CHECK(message([&] { project(x, w, {3, 4}); }) ==
-          "[project] weight is [8, 6], needs [7, 6]: as many rows as the sizes add up to, a column for each of x [2, 5, 6]");
+    const Tensor x = random_tensor({2, 5, 6}, 1);
+    for (const std::vector<int64_t>& weights : {std::vector<int64_t>{8}, {3, 5}, {4, 3, 1}, {3, 1, 4}})   // their rows; narrow ones are joined
+      for (const int64_t wide : {0, 40}) {                                                               // rows of one more weight in front of them
+        std::vector<int64_t> sizes{3, 1, 4};
+        if (weights.size() == 3 && weights[0] == 4) sizes = {4, 3, 1};
+        Tensors inputs{x};
+        if (wide) inputs.push_back(random_tensor({wide, 6}, 9)), sizes.insert(sizes.begin(), wide);
+        for (const int64_t rows : weights) inputs.push_back(random_tensor({rows, 6}, uint64_t(rows) + 2));
+        const auto weights_of = [](const Tensors& in) { return Tensors(in.begin() + 1, in.end()); };
+        const auto projected = [=](const Tensors& in) { return project(in[0], weights_of(in), sizes); };
+        const auto cut = [=](const Tensors& in) { return split(matmul(in[0], concat(weights_of(in), 0), false, true), -1, sizes); };
+        const Tensors ys = projected(inputs), want = cut(inputs);
+        const int parts = int(sizes.size());
+        REQUIRE(int(ys.size()) == parts);
+        for (size_t i = 0; i < ys.size(); ++i) CHECK(worst(ys[i], want[i]) < 1e-14);
+        for (int subset = 1; subset < 1 << parts; ++subset) {
+          CAPTURE(subset); CAPTURE(wide); CAPTURE(weights.size());
+          const auto some = [=](const Tensors& ys) {
+            Tensors kept;
+            for (int i = 0; i < parts; ++i)
+              if (subset >> i & 1) kept.push_back(ys[size_t(i)] * double(i + 1));
+            return concat(kept, 2);
+          };
+          const Function f = [=](const Tensors& in) { return some(projected(in)); }, g = [=](const Tensors& in) { return some(cut(in)); };
+          const Tensors d = gradients(f, inputs), expected = gradients(g, inputs);
+          for (size_t i = 0; i < inputs.size(); ++i) CHECK(worst(d[i], expected[i]) < 1e-13);
+          if (wide == 0) CHECK(check(f, inputs).within(1e-7));
+        }
+      }
+    const Tensor w = zeros({8, 6}, like(x));
+    CHECK(message([&] { project(x, {w}, {3, 4}); }) == "[project] sizes add up to 7, need 8: each weight is cut by sizes of its own, and all of it is");
+    CHECK(message([&] { project(x, {w, w}, {3, 13}); }) == "[project] sizes add up to 16, need 8: each weight is cut by sizes of its own, and all of it is");
+    CHECK(message([&] { project(x, {w}, {8, 1}); }) == "[project] sizes add up to 9, need 8: each weight is cut by sizes of its own, and all of it is");
+    CHECK(message([&] { project(x, {zeros({8, 5}, like(x))}, {8}); }) == "[project] a weight is [8, 5], needs [rows, 6]: a column for each of x [2, 5, 6]");
   }
 
   TEST_CASE("errors name both shapes") {

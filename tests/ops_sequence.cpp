@@ -7,7 +7,7 @@ using namespace ttr::test;
 
 namespace {
 
-std::vector<double> plain_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& past) {
+std::vector<double> plain_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& past, bool active) {
   const int64_t B = x.size(0), T = x.size(1), D = x.size(2), W = weight.size(1);
   const std::vector<double> v = x.to_vector<double>(), w = weight.to_vector<double>();
   const std::vector<double> b = bias.defined() ? bias.to_vector<double>() : std::vector<double>(size_t(D), 0.0);
@@ -19,7 +19,7 @@ std::vector<double> plain_conv(const Tensor& x, const Tensor& weight, const Tens
         double total = b[size_t(d)];
         for (int64_t j = 0; j < W; ++j)
           total += w[size_t(d * W + j)] * (t >= j ? v[size_t((i * T + t - j) * D + d)] : p[size_t((i * (W - 1) + W - 1 + t - j) * D + d)]);
-        y.push_back(total);
+        y.push_back(active ? total / (1 + std::exp(-total)) : total);
       }
   return y;
 }
@@ -36,21 +36,54 @@ TEST_SUITE("ops_sequence") {
                                        {1, 130, 70, 4},
                                        {1, 65, 4, 70},
                                        {2, 3, 260, 3}})
-        for (const int given : {0, 1, 2, 3}) {   // bit 0: bias, bit 1: past
+        for (const int given : {0, 1, 2, 3, 4, 5, 6, 7}) {   // bit 0: bias, bit 1: past, bit 2: activation
+          const bool active = given & 4;
           CAPTURE(B); CAPTURE(T); CAPTURE(D); CAPTURE(W); CAPTURE(given); CAPTURE(std::string(name_of(dtype)));
           const Tensor x = random_tensor({B, T, D}, 1, dtype), w = random_tensor({D, W}, 2, dtype);
           const Tensor b = random_tensor({D}, 3, dtype), past = random_tensor({B, W - 1, D}, 4, dtype);
           Tensors inputs{x, w};
           if (given & 1) inputs.push_back(b);
           if (given & 2) inputs.push_back(past);
-          const Function f = [=](const Tensors& in) { return causal_conv(in[0], in[1], given & 1 ? in[2] : Tensor(), given & 2 ? in.back() : Tensor()); };
-          CHECK(worst(f(inputs), plain_conv(x, w, given & 1 ? b : Tensor(), given & 2 ? past : Tensor())) < tolerance(dtype, 1e-13, 1e-5));
+          const Function f = [=](const Tensors& in) {
+            return causal_conv(in[0], in[1], given & 1 ? in[2] : Tensor(), given & 2 ? in.back() : Tensor(), active);
+          };
+          CHECK(worst(f(inputs), plain_conv(x, w, given & 1 ? b : Tensor(), given & 2 ? past : Tensor(), active)) < tolerance(dtype, 1e-13, 1e-5));
           CHECK(kernel_against_define(f, inputs) < tolerance(dtype, 1e-13, 1e-5));
           if (dtype != Dtype::f64 || T * D > 20) continue;
           const GradCheck g = check(f, inputs);
           CAPTURE(g.where);
           CHECK(g.within(1e-8));
         }
+  }
+
+  TEST_CASE("channels in parts: the values and derivatives of the joined one, also where nothing flows into a part") {
+    const Tensor x = random_tensor({2, 70, 100}, 1), w = random_tensor({100, 4}, 2), b = random_tensor({100}, 3), past = random_tensor({2, 3, 100}, 4);
+    const std::vector<int64_t> sizes{3, 65, 32};
+    for (const bool hears_all : {true, false}) {
+      const auto weighed = [=](const Tensors& ys) {
+        return hears_all ? concat({ys[0], ys[1], ys[2]}, 2) : concat({ys[0], ys[2]}, 2);
+      };
+      const Function joined = [=](const Tensors& in) { return weighed(split(causal_conv(in[0], in[1], in[2], in[3], true), 2, sizes)); };
+      const Function parted = [=](const Tensors& in) { return weighed(causal_conv(split(in[0], 2, sizes), in[1], in[2], in[3], true)); };
+      CHECK(parted({x, w, b, past}).to_vector<double>() == joined({x, w, b, past}).to_vector<double>());
+      const Tensors a = gradients(joined, {x, w, b, past}), c = gradients(parted, {x, w, b, past});
+      for (size_t i = 0; i < 4; ++i) CHECK(worst(c[i], a[i]) < 1e-13);
+    }
+  }
+
+  TEST_CASE("an activation's ends: silu(z) is z far above 0 and 0 far below, and so are its derivatives 1 and 0") {
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+      const Options kind{dtype, cpu_device};
+      const Tensor x = from_vector(std::vector<double>{-1e4, -200, -90, -20, 0, 20, 90, 200, 1e30}, {1, 9, 1}, kind), w = ones({1, 1}, kind);
+      const Tensor at = variable(x), y = causal_conv(at, w, {}, {}, true);
+      const std::vector<double> values = y.to_vector<double>(), slopes = grad(sum(y), at).to_vector<double>();
+      const std::vector<double> want{0, 0, 0, -20 * std::exp(-20.0), 0, 20, 90, 200, 1e30}, want_slopes{0, 0, 0, -19 * std::exp(-20.0), 0.5, 1, 1, 1, 1};
+      for (size_t i = 0; i < want.size(); ++i) {
+        CAPTURE(i);
+        CHECK(std::abs(values[i] - want[i]) <= 3e-6 * std::abs(want[i]) + 1e-30);
+        CHECK(std::abs(slopes[i] - want_slopes[i]) <= 3e-6 * std::abs(want_slopes[i]) + 1e-30);
+      }
+    }
   }
 
   TEST_CASE("a convolution cut in two, with the past carried over, equals the whole bit for bit") {

@@ -93,42 +93,103 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool ta, bool tb) {
   });
 }
 
-Tensors project(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes) {
+namespace {
+
+constexpr int64_t kNarrow = 32;   // columns: products of narrow weights cost as much with one column as with these, so such weights are joined
+
+// The outputs of `project` in groups, each one product: of some rows of a weight, or of several whole weights that are narrow together.
+struct Group {
+  size_t first, count;   // outputs
+  size_t weight;         // of the first output
+  int64_t row;           // where its rows begin
+};
+std::vector<Group> grouped(const Tensors& weights, const std::vector<int64_t>& sizes, bool joins) {
+  std::vector<Group> groups;
+  size_t weight = 0;
+  int64_t row = 0, width = 0;   // of the last group, if it may go on
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    while (weight + 1 < weights.size() && row == weights[weight].size(0)) ++weight, row = 0;
+    const bool whole = joins && sizes[i] == weights[weight].size(0) && sizes[i] <= kNarrow;
+    if (whole && width > 0 && width + sizes[i] <= kNarrow) ++groups.back().count, width += sizes[i];
+    else groups.push_back({i, 1, weight, row}), width = whole ? sizes[i] : 0;
+    row += sizes[i];
+  }
+  return groups;
+}
+
+}  // namespace
+
+Tensors project(const Tensor& x, const Tensors& weights, const std::vector<int64_t>& sizes) {
   constexpr const char* kHere = "project";
   if (x.rank() < 2) throw refuse(kHere, "x is {}, needs at least two axes [..., m, k]; reshape a vector to a row", to_string(x.shape()));
-  same_kind(kHere, x, weight);
-  const int64_t k = x.size(-1);
-  const int64_t n = std::accumulate(sizes.begin(), sizes.end(), int64_t(0));
-  if (weight.rank() != 2 || weight.size(1) != k || weight.size(0) != n)
-    throw refuse(kHere, "weight is {}, needs [{}, {}]: as many rows as the sizes add up to, a column for each of x {}", to_string(weight.shape()), n, k,
-                 to_string(x.shape()));
-  if (sizes.size() == 1) return {matmul(x, weight, false, true)};
-  const auto rows_at = [sizes](const Tensor& w, size_t i) {   // [sizes[i], k] of w
-    return window(w, std::accumulate(sizes.begin(), sizes.begin() + long(i), int64_t(0)) * w.size(1), {sizes[i], w.size(1)});
+  const int64_t k = x.size(-1), n = std::accumulate(sizes.begin(), sizes.end(), int64_t(0));
+  int64_t rows = 0;
+  for (const Tensor& w : weights) {
+    same_kind(kHere, x, w);
+    if (w.rank() != 2 || w.size(1) != k)
+      throw refuse(kHere, "a weight is {}, needs [rows, {}]: a column for each of x {}", to_string(w.shape()), k, to_string(x.shape()));
+    rows += w.size(0);
+    int64_t cut = 0;
+    for (size_t i = 0; i < sizes.size() && cut < rows; ++i) cut += sizes[i];
+    if (cut != rows) throw refuse(kHere, "sizes add up to {}, need {}: each weight is cut by sizes of its own, and all of it is", cut, rows);
+  }
+  if (n != rows) throw refuse(kHere, "sizes add up to {}, need {}: each weight is cut by sizes of its own, and all of it is", n, rows);
+  if (sizes.empty()) return {};
+  if (sizes.size() == 1) return {matmul(x, weights[0], false, true)};
+  const std::vector<Group> groups = grouped(weights, sizes, !x.device().is_cuda());   // there a launch costs more than a narrow product
+  const auto rows_of_group = [sizes](const Group& g, const Tensor& w) { return window(w, g.row * w.size(1), {sizes[g.first], w.size(1)}); };
+  const auto sizes_of = [sizes](const Group& g) { return std::vector<int64_t>(sizes.begin() + long(g.first), sizes.begin() + long(g.first + g.count)); };
+  const auto weight_of = [rows_of_group](const Group& g, auto&& at) {   // [its outputs' sizes, k], at(i): weight i
+    if (g.count == 1) return rows_of_group(g, at(g.weight));
+    Tensors narrow;
+    for (size_t i = 0; i < g.count; ++i) narrow.push_back(detach(at(g.weight + i)));
+    return concat(narrow, 0);
   };
   Tensors ys;
-  for (size_t i = 0; i < sizes.size(); ++i) ys.push_back(product(x, rows_at(weight, i), false, true));
+  for (const Group& g : groups) {
+    const Tensor y = product(x, weight_of(g, [&](size_t i) { return weights[i]; }), false, true);
+    if (g.count == 1) ys.push_back(y);
+    else for (const Tensor& part : split(y, -1, sizes_of(g))) ys.push_back(part);
+  }
+  Tensors inputs{x};
+  inputs.insert(inputs.end(), weights.begin(), weights.end());
+  const size_t count = inputs.size();
   return kernel_op(
-      kHere, ys, {x, weight}, Nothing{},
+      kHere, ys, inputs, Nothing{},
       [=](const Nothing&, const Sweep& s) {
-        Tensors d(2);
-        if (s.needs(0)) {
-          d[0] = empty(s.x(0).shape(), like(s.x(0)));
-          bool first = true;
-          for (size_t i = 0; i < sizes.size(); ++i)
-            if (s.dy(int(i)).defined()) multiply(d[0], s.dy(int(i)), rows_at(s.x(1), i), false, false, !std::exchange(first, false));   // y_i = x W_i^T
-        }
-        if (s.needs(1)) {
-          const bool whole = std::all_of(s.dys().begin(), s.dys().end(), [](const Tensor& dy) { return dy.defined(); });
-          d[1] = whole ? empty(s.x(1).shape(), like(s.x(1))) : zeros(s.x(1).shape(), like(s.x(1)));
-          for (size_t i = 0; i < sizes.size(); ++i) {
-            Tensor part = rows_at(d[1], i);
-            if (s.dy(int(i)).defined()) multiply(part, rows_of(s.dy(int(i))), rows_of(s.x(0)), true, false);   // y_i = x W_i^T
+        const auto hears = [&](const Group& g) {
+          return std::any_of(s.dys().begin() + long(g.first), s.dys().begin() + long(g.first + g.count), [](const Tensor& dy) { return dy.defined(); });
+        };
+        const auto dy_of = [&](const Group& g) {   // [..., its outputs' sizes]
+          if (g.count == 1) return s.dy(int(g.first));
+          Tensors narrow;
+          for (size_t i = g.first; i < g.first + g.count; ++i)
+            narrow.push_back(s.dy(int(i)).defined() ? s.dy(int(i)) : zeros(s.x(0).shape().with(-1, sizes[i]), like(s.x(0))));
+          return concat(narrow, -1);
+        };
+        Tensors d(count);
+        bool first = true;
+        for (const Group& g : groups) {
+          if (!hears(g)) continue;
+          const Tensor dy = dy_of(g);
+          if (s.needs(0)) {
+            if (first) d[0] = empty(s.x(0).shape(), like(s.x(0)));
+            multiply(d[0], dy, weight_of(g, [&](size_t i) { return s.x(int(i) + 1); }), false, false, !std::exchange(first, false));   // y_i = x W_i^T
+          }
+          if (g.count > 1) {
+            const Tensors parts = split(product(rows_of(dy), rows_of(s.x(0)), true, false), 0, sizes_of(g));                            // y_i = x W_i^T
+            for (size_t i = 0; i < g.count; ++i) d[g.weight + 1 + i] = parts[i];
+          } else if (s.needs(int(g.weight) + 1)) {
+            Tensor& whole = d[g.weight + 1];   // zeros where no output hears of its rows
+            const Tensor& w = s.x(int(g.weight) + 1);
+            if (!whole.defined()) whole = sizes[g.first] == w.size(0) ? empty(w.shape(), like(w)) : zeros(w.shape(), like(w));
+            Tensor part = rows_of_group(g, whole);
+            multiply(part, rows_of(dy), rows_of(s.x(0)), true, false);                                                                  // y_i = x W_i^T
           }
         }
         return d;
       },
-      [sizes](const Tensors& inputs) { return split(matmul(inputs[0], inputs[1], false, true), -1, sizes); });
+      [sizes](const Tensors& inputs) { return split(matmul(inputs[0], concat(Tensors(inputs.begin() + 1, inputs.end()), 0), false, true), -1, sizes); });
 }
 
 }  // namespace ttr

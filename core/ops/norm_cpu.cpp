@@ -10,10 +10,11 @@
 namespace ttr::cpu {
 namespace {
 
-constexpr int64_t kParts = 32;
+constexpr int64_t kParts = 32, kTogether = 16;
 
-template <class T> TTR_SIMD_INLINE void scale_row(int64_t n, const T* x, T mean, T rstd, const T* weight, const T* bias, T* y) {   // x, weight, bias, y [n]
-  if (weight && bias) for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * rstd * weight[i] + bias[i];
+template <class T>
+TTR_SIMD_INLINE void scale_row(int64_t n, const T* __restrict x, T mean, T rstd, const T* __restrict weight, const T* __restrict bias, T* __restrict y) {
+  if (weight && bias) for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * rstd * weight[i] + bias[i];   // x, weight, bias, y [n]
   else if (weight) for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * rstd * weight[i];
   else if (bias) for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * rstd + bias[i];
   else for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * rstd;
@@ -24,15 +25,23 @@ template <class T> TTR_SIMD_INLINE void add_row(int64_t n, const T* x, const T* 
   for (int64_t i = 0; i < n; ++i) sum[i] = x[i] + y[i];
 }
 
+// kTogether rows at a time: their roots and quotients are one vector's
 template <bool centred, class T> TTR_SIMD_INLINE void forward_rows(const NormForward<T>& p, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
-    const T* x = p.x + r * p.n;   // [n]
-    if (p.added) add_row(p.n, x, p.added + r * p.n, p.sum + r * p.n), x = p.sum + r * p.n;
-    const T mean = centred ? row_sum(p.n, x) / T(p.n) : T(0);
-    const T rstd = 1 / std::sqrt(row_square(p.n, x, mean) / (p.whole ? T(1) : T(p.n)) + p.eps);
-    scale_row(p.n, x, mean, rstd, p.weight, p.bias, p.y + r * p.n);
-    if (centred && p.mean) p.mean[r] = mean;
-    if (p.rstd) p.rstd[r] = rstd;
+  const T* const from = p.added ? p.sum : p.x;   // [rows, n]
+  const T count = p.whole ? T(1) : T(p.n);
+  for (int64_t first = begin; first < end; first += kTogether) {
+    const int64_t rows = std::min(kTogether, end - first);
+    T mean[kTogether] = {}, rstd[kTogether] = {};
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = (first + r) * p.n;
+      if (p.added) add_row(p.n, p.x + at, p.added + at, p.sum + at);
+      if (centred) mean[r] = row_sum(p.n, from + at) / T(p.n);
+      rstd[r] = row_square(p.n, from + at, mean[r]);
+    }
+    for (int64_t r = 0; r < kTogether; ++r) rstd[r] = 1 / std::sqrt(rstd[r] / count + p.eps);
+    for (int64_t r = 0; r < rows; ++r) scale_row(p.n, from + (first + r) * p.n, mean[r], rstd[r], p.weight, p.bias, p.y + (first + r) * p.n);
+    if (centred && p.mean) std::copy(mean, mean + rows, p.mean + first);
+    if (p.rstd) std::copy(rstd, rstd + rows, p.rstd + first);
   }
 }
 
@@ -47,8 +56,8 @@ TTR_SIMD_INLINE void backward_rows(const NormBackward<T>& p, int64_t begin, int6
     const T* dy = p.dy + r * n;   // [n]
     const T mean = centred ? p.mean[r] : T(0), rstd = p.rstd[r];
     if (p.dx) {
-      T* dx = p.dx + r * n;       // [n]
-      const T sum_g = p.weight ? row_dot(n, dy, p.weight) : row_sum(n, dy);                  // g = dy w
+      T* __restrict dx = p.dx + r * n;   // [n]
+      const T sum_g = !centred ? T(0) : p.weight ? row_dot(n, dy, p.weight) : row_sum(n, dy);   // g = dy w
       const T sum_gh = (row_dot(n, dy, x, p.weight) - mean * sum_g) * rstd;                  // h = (x - mean) r, sum g h
       const T share = sum_gh / (p.whole ? T(1) : T(n)), level = centred ? sum_g / T(n) : T(0);
       if (p.weight) for (int64_t i = 0; i < n; ++i) dx[i] = rstd * (dy[i] * p.weight[i] - level - (x[i] - mean) * rstd * share);   // y = (x - mean) r w
