@@ -158,6 +158,7 @@ double host_unary(Unary op, double x) {
     case Unary::sign: return (x > 0) - (x < 0);
     case Unary::silu: return x * s;
     case Unary::gelu: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Unary::elu1: return x > 0 ? x + 1 : std::exp(x);
   }
   return 0;
 }
@@ -182,6 +183,7 @@ double host_binary(Binary op, double a, double b) {
       const double c = std::sqrt(2 / M_PI), t = std::tanh(c * (a + 0.044715 * a * a * a));
       return b * (0.5 * (1 + t) + 0.5 * a * (1 - t * t) * c * (1 + 3 * 0.044715 * a * a));
     }
+    case Binary::elu1_backward: return b * std::min(a, 1.0);
   }
   return 0;
 }

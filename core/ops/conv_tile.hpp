@@ -5,7 +5,7 @@
 namespace ttr::TTR_SIMD_SET {
 namespace {
 
-// One column: y_t = finish(from_t + sum_j w_j x_{t + j step}, t), j ascending; finish may be the identity. `from` may be y; with from_row 0 it is one row.
+// One column: y_t = from_t + sum_j w_j x_{t + j step}, j ascending, then finish(y_t, t) in its register. `from` may be y; with from_row 0 it is one row.
 template <int taps, class T, class F>
 TTR_SIMD_INLINE void add_taps(int64_t tokens, const T* w, const T* x, int64_t step, const T* from, int64_t from_row, T* y, int64_t y_row, F finish) {
   Vec<T> weight[taps];
@@ -13,16 +13,17 @@ TTR_SIMD_INLINE void add_taps(int64_t tokens, const T* w, const T* x, int64_t st
   for (int64_t t = 0; t < tokens; ++t) {
     Vec<T> sum = vec(from + t * from_row);
     for (int j = 0; j < taps; ++j) sum += weight[j] * vec(x + (t + j * step) * kChannels);
-    vec(y + t * y_row) = finish(sum, t);
+    finish(sum, t);
+    vec(y + t * y_row) = sum;
   }
 }
 
-// y [tokens, kChannels] = finish(start + sum_j w_j x_{t + j step}, t, d); start [kChannels], w [W, kChannels], x at the row of y's first; rows of y apart
+// y [tokens, kChannels] = start + sum_j w_j x_{t + j step}, then finish(y, t, d); start [kChannels], w [W, kChannels], x at the row of y's first; rows of y apart
 template <class T, class F>
 TTR_SIMD_INLINE void convolve(int64_t tokens, int64_t width, const T* w, const T* x, int64_t step, const T* start, T* y, int64_t y_row, F finish) {
-  const auto nothing = [](Vec<T> sum, int64_t) __attribute__((always_inline)) { return sum; };
+  const auto nothing = [](Vec<T>&, int64_t) __attribute__((always_inline)) {};
   for (int64_t d = 0; d < kChannels; d += Register<T>::lanes) {
-    const auto last = [&](Vec<T> sum, int64_t t) __attribute__((always_inline)) { return finish(sum, t, d); };
+    const auto last = [&](Vec<T>& sum, int64_t t) __attribute__((always_inline)) { finish(sum, t, d); };
     const T* from = start + d;
     int64_t from_row = 0, j = 0;
     for (; j + kTaps < width; j += kTaps, from = y + d, from_row = y_row)
@@ -46,17 +47,17 @@ template <int taps, class T> TTR_SIMD_INLINE void dot_taps(int64_t tokens, const
 }
 
 template <class T> TTR_SIMD_INLINE void tile_forward(const ConvTile<T>& c) {
-  const auto silu = [](Vec<T> z, int64_t, int64_t) __attribute__((always_inline)) { return z * sigmoid_lanes<T>(z).at_x; };
-  const auto same = [](Vec<T> z, int64_t, int64_t) __attribute__((always_inline)) { return z; };
+  const auto silu = [](Vec<T>& z, int64_t, int64_t) __attribute__((always_inline)) { z *= sigmoid_lanes<T>(z).at_x; };
+  const auto same = [](Vec<T>&, int64_t, int64_t) __attribute__((always_inline)) {};
   if (c.active) convolve(c.tokens, c.width, c.w, c.x, -1, c.bias, c.to, c.to_row, silu);
   else convolve(c.tokens, c.width, c.w, c.x, -1, c.bias, c.to, c.to_row, same);
 }
 
 // dz of the tile's tokens and of those behind it that take part in its dx
 template <class T> TTR_SIMD_INLINE void tile_slope(const ConvTile<T>& c) {
-  const auto slope = [&](Vec<T> z, int64_t t, int64_t d) __attribute__((always_inline)) {
+  const auto slope = [&](Vec<T>& z, int64_t t, int64_t d) __attribute__((always_inline)) {
     const Sigmoid<T> s = sigmoid_lanes<T>(z);
-    return vec(c.dy + t * c.dy_row + d) * (s.at_x * (T(1) + z * s.at_minus_x));   // y = z s(z)
+    z = vec(c.dy + t * c.dy_row + d) * (s.at_x * (T(1) + z * s.at_minus_x));   // y = z s(z)
   };
   if (c.active) return convolve(c.tokens + c.after, c.width, c.w, c.x, -1, c.bias, c.dz, kChannels, slope);
   for (int64_t t = 0; t < c.tokens + c.after; ++t)
@@ -78,7 +79,7 @@ template <class T> TTR_SIMD_INLINE void tile_sums(int64_t tokens, int64_t width,
 template <class T> TTR_SIMD_INLINE void tile_backward(const ConvTile<T>& c) {
   tile_slope(c);
   tile_sums(c.tokens, c.width, c.dz, c.x, c.sums);
-  const auto same = [](Vec<T> dx, int64_t, int64_t) __attribute__((always_inline)) { return dx; };
+  const auto same = [](Vec<T>&, int64_t, int64_t) __attribute__((always_inline)) {};
   convolve(c.before + c.tokens, c.width, c.w, c.dz - c.before * kChannels, 1, c.zero, c.to, c.to_row, same);   // z_t = sum_j w_j x_{t-j}
 }
 
