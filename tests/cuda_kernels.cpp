@@ -188,7 +188,7 @@ double host_binary(Binary op, double a, double b) {
   return 0;
 }
 
-constexpr int kUnaries = int(Unary::gelu) + 1, kBinaries = int(Binary::gelu_backward) + 1;
+constexpr int kUnaries = int(Unary::elu1) + 1, kBinaries = int(Binary::elu1_backward) + 1;
 
 bool needs_positive(Unary op) { return op == Unary::log || op == Unary::log1p || op == Unary::sqrt || op == Unary::rsqrt; }
 
