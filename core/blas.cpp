@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <limits>
 #include <mutex>
+#include <vector>
 #include <string_view>
 #include <utility>
 #include <cblas.h>
@@ -152,9 +153,40 @@ void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T
        blas_int("ldb", ldb), beta, c, blas_int("ldc", ldc));
 }
 
+// A small C of a long k, the gradient of a layer's weight: cut along k each half reads half of A and of B, where a tile of C reads one of them whole.
+// By the sizes alone, and the second half is added in the end, so that the bits do not depend on the threads.
+bool halves(int64_t m, int64_t n, int64_t k) { return m * n <= 256 * 256 && k >= 512; }
+
+template <class T>
+void gemm_halves(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* c,
+                 int64_t ldc) {
+  thread_local std::vector<T> memory;   // what the second half comes to [m, n]
+  if (int64_t(memory.size()) < m * n) memory.resize(size_t(m * n));
+  T* const second = memory.data();
+  const int64_t half = edge(1, 2, k);
+  const auto [rows, columns] = cut(m, n, half, thread_count() / 2);
+  const int64_t tiles = rows * columns;
+  parallel_for(2 * tiles, 1, [&, rows = rows, columns = columns](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t tile = i % tiles, from = i < tiles ? 0 : half, depth = i < tiles ? half : k - half;
+      const int64_t row = edge(tile / columns, rows, m), row_end = edge(tile / columns + 1, rows, m);
+      const int64_t column = edge(tile % columns, columns, n), column_end = edge(tile % columns + 1, columns, n);
+      gemm(transpose_a, transpose_b, row_end - row, column_end - column, depth, alpha, a + (transpose_a ? from * lda + row : row * lda + from), lda,
+           b + (transpose_b ? column * ldb + from : from * ldb + column), ldb, i < tiles ? beta : T(0),
+           (i < tiles ? c + row * ldc : second + row * n) + column, i < tiles ? ldc : n);
+    }
+  });
+  constexpr int64_t kLeastRows = 64;
+  parallel_for(m, kLeastRows, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += second[i * n + j];
+  });
+}
+
 template <class T>
 void gemm_parallel(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b,
                    int64_t ldb, T beta, T* c, int64_t ldc) {
+  if (halves(m, n, k)) return gemm_halves(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   const auto [rows, columns] = cut(m, n, k, thread_count());
   const int64_t tiles = rows * columns;
   auto whole = [&] { gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc); };

@@ -168,6 +168,7 @@ Tensors project(const Tensor& x, const Tensors& weights, const std::vector<int64
           return concat(narrow, -1);
         };
         Tensors d(count);
+        const bool all = std::all_of(s.dys().begin(), s.dys().end(), [](const Tensor& dy) { return dy.defined(); });
         bool first = true;
         for (const Group& g : groups) {
           if (!hears(g)) continue;
@@ -180,9 +181,9 @@ Tensors project(const Tensor& x, const Tensors& weights, const std::vector<int64
             const Tensors parts = split(product(rows_of(dy), rows_of(s.x(0)), true, false), 0, sizes_of(g));                            // y_i = x W_i^T
             for (size_t i = 0; i < g.count; ++i) d[g.weight + 1 + i] = parts[i];
           } else if (s.needs(int(g.weight) + 1)) {
-            Tensor& whole = d[g.weight + 1];   // zeros where no output hears of its rows
+            Tensor& whole = d[g.weight + 1];   // zeros where no gradient reaches some of its rows
             const Tensor& w = s.x(int(g.weight) + 1);
-            if (!whole.defined()) whole = sizes[g.first] == w.size(0) ? empty(w.shape(), like(w)) : zeros(w.shape(), like(w));
+            if (!whole.defined()) whole = all ? empty(w.shape(), like(w)) : zeros(w.shape(), like(w));
             Tensor part = rows_of_group(g, whole);
             multiply(part, rows_of(dy), rows_of(s.x(0)), true, false);                                                                  // y_i = x W_i^T
           }
