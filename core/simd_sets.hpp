@@ -25,7 +25,7 @@ template <class F> F* best_of(F* v4, F* v3, F* plain) {
 #define TTR_SIMD_BEST(function) ::ttr::best_of(v4::function, v3::function, plain::function)
 
 #pragma GCC push_options
-#pragma GCC target("arch=x86-64-v4")
+#pragma GCC target("arch=x86-64-v4,tune=icelake-server")   // else general registers spill into vectors, and come back through a port of the products
 #define TTR_SIMD_SET v4
 #define TTR_SIMD_BYTES 64
 #include TTR_SIMD_EACH
