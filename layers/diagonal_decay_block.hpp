@@ -201,24 +201,18 @@ template <class T> TTR_SIMD_INLINE void fill_table(Block<T>& x) {
 
 // One decay a channel, N registers of channels at a time: token s is carried along r. sums[r] += q_r k_s F_rs before its lanes are added.
 template <int N, class T>
-TTR_SIMD_INLINE void carry_key(Block<T>& x, int64_t j, int64_t s, int64_t Kp, int64_t c, bool strict, T* carried, Vec<T>* sums) {
+TTR_SIMD_INLINE void carry_key(Block<T>& x, int64_t j, int64_t s, int64_t Kp, int64_t c, bool strict, Vec<T>* sums) {
   constexpr int64_t L = Register<T>::lanes;
   Vec<T> k[N];
   for (int i = 0; i < N; ++i) k[i] = vec(x.k + s * Kp + j + i * L);
   const auto read = [&](int64_t r) {
     for (int i = 0; i < N; ++i) sums[r] += vec(x.q + r * Kp + j + i * L) * k[i];
   };
-  const auto keep = [&](int64_t r) {
-    if (carried)
-      for (int i = 0; i < N; ++i) vec(carried + (r * C + s) * Kp + j + i * L) = k[i];
-  };
   if (!strict) read(s);
-  keep(s);
   for (int64_t r = s + 1; r < c; ++r) {
     if (strict) read(r);
     for (int i = 0; i < N; ++i) k[i] *= vec(x.a + r * Kp + j + i * L);
     if (!strict) read(r);
-    keep(r);
   }
   for (int i = 0; i < N; ++i) vec(x.end + s * Kp + j + i * L) = k[i];
 }
@@ -241,9 +235,9 @@ template <class T, class Arguments> TTR_SIMD_INLINE void add_bonus(Block<T>& x, 
   for (int64_t r = 0; r < c; ++r) x.pair[r * C + r] += p.gates.scale * sums[r];
 }
 
-// A transposed into x.pair, Kend into x.end; carried, if given, as in BackwardSlab.
+// A transposed into x.pair, Kend into x.end.
 template <class T, class Arguments>
-TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c, T* carried,
+TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c,
                                 const Ahead<T>& ahead) {
   constexpr int64_t L = Register<T>::lanes;
   const DecayGates<T>& g = p.gates;
@@ -253,8 +247,8 @@ TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int6
       ahead(s);
       Vec<T> sums[C] = {};
       int64_t j = 0;
-      for (; j + 4 * L <= Kp; j += 4 * L) carry_key<4>(x, j, s, Kp, c, g.strict, carried, sums);
-      for (; j < Kp; j += L) carry_key<1>(x, j, s, Kp, c, g.strict, carried, sums);
+      for (; j + 4 * L <= Kp; j += 4 * L) carry_key<4>(x, j, s, Kp, c, g.strict, sums);
+      for (; j < Kp; j += L) carry_key<1>(x, j, s, Kp, c, g.strict, sums);
       sum_lanes<C, T>(sums, x.pair + s * C);
     }
     pad_row(x.end, c * Kp, C * Kp);
@@ -319,7 +313,7 @@ template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, 
       load_block(x, p, b, h, t0, c, V);   // values are read one at a time and need no padding
       const bool last = i + 1 == count;
       const Ahead<T> ahead = last && t0 + C >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, last ? first : h + 1, last ? t0 + C : t0);
-      make_pairs(x, p, b, h, t0, c, static_cast<T*>(nullptr), ahead);
+      make_pairs(x, p, b, h, t0, c, ahead);
       to_columns(Strided<T>{x.query, Kp}, Kp, x.columns);
       set_product(V, C, Kp, Operand<T>{memory, Kp, 1}, x.columns, C, m.yt, C);   // Y^T = M0 (Q since)^T
       add_product(V, C, c, Operand<T>{x.v.at, 1, x.v.stride}, x.pair, C, m.yt, C);          //     + V^T A^T
@@ -341,45 +335,60 @@ template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, 
   for (int64_t i = 0; i < count && p.memory_out; ++i) store_matrix(p.memory_out + (head + i) * R * K, K, m.memory + i * R * Kp, Kp, R, K);
 }
 
-// One decay a channel, N registers of them: the recurrences k'_s <- a_r k'_s and since <- a_r since, differentiated from the last token.
-// dq [16, Kp] holds the adjoint of query and becomes that of q; dk holds that of Kend and becomes that of k'.
-template <int N, class T> TTR_SIMD_INLINE void sweep_channels(const Block<T>& x, const BackwardSlab<T>& m, int64_t j, int64_t Kp, int64_t c, bool strict) {
-  constexpr int64_t L = Register<T>::lanes;
-  Vec<T> ds[N];
-  for (int i = 0; i < N; ++i) ds[i] = vec(m.d_since + j + i * L);
+// One decay a channel, a register of channels: the recurrences k'_s <- a_r k'_s and since <- a_r since, differentiated from the last token.
+// dq [16, Kp] holds the adjoint of query and becomes that of q; dk holds that of Kend and becomes that of k'. Four keys at a time are carried again, into
+// the nearest cache: all of them would be 64 KB.
+template <class T> TTR_SIMD_INLINE void sweep_channels(const Block<T>& x, const BackwardSlab<T>& m, int64_t j, int64_t Kp, int64_t c, bool strict) {
+  constexpr int kKeys = 4;
+  Vec<T> dq[C] = {}, da[C] = {}, entering[C][kKeys];   // of A;  k' as it enters token r
+  for (int64_t first = 0; first < c; first += kKeys) {
+    Vec<T> k[kKeys], dk[kKeys];
+    for (int i = 0; i < kKeys; ++i) k[i] = vec(x.k + (first + i) * Kp + j), dk[i] = vec(m.dk + (first + i) * Kp + j);
+    for (int64_t r = first + 1; r < c; ++r) {
+      const Vec<T> a = vec(x.a + r * Kp + j);
+      for (int i = 0; i < kKeys; ++i) {
+        entering[r][i] = k[i];
+        if (first + i < r) k[i] *= a;
+      }
+    }
+    const auto back = [&]<int keys>(int64_t r) __attribute__((always_inline)) {   // those before r
+      const T* const pairs = m.d_pair + r * C + first;
+      const Vec<T> q = vec(x.q + r * Kp + j), a = vec(x.a + r * Kp + j);
+      Vec<T> to_q = dq[r], to_a = da[r];
+      for (int i = 0; i < keys; ++i) {
+        const T d = pairs[i];
+        const Vec<T> read = dk[i] + d * q;                         // A_rs = sum_j q_rj k'_sj F_rsj
+        to_q += d * entering[r][i];                                // A_rs = sum_j q_rj k'_sj F_rsj
+        to_a += (strict ? dk[i] : read) * entering[r][i];          // k'_s <- a_r k'_s
+        dk[i] = strict ? dk[i] * a + d * q : read * a;             // k'_s <- a_r k'_s
+      }
+      dq[r] = to_q, da[r] = to_a;
+    };
+    int64_t r = c - 1;
+    for (; r >= first + kKeys; --r) back.template operator()<kKeys>(r);
+    if (r == first + 3) back.template operator()<3>(r--);
+    if (r == first + 2) back.template operator()<2>(r--);
+    if (r == first + 1) back.template operator()<1>(r--);
+    for (int i = 0; i < kKeys; ++i) vec(m.dk + (first + i) * Kp + j) = dk[i];
+  }
+  Vec<T> ds = vec(m.d_since + j);
   for (int64_t r = c - 1; r >= 0; --r) {
-    const T* const pairs = m.d_pair + r * C;
+    const T own = m.d_pair[r * C + r];
     const int64_t at = r * Kp + j;
-    Vec<T> q[N], a[N], dq[N], da[N];
-    for (int i = 0; i < N; ++i) q[i] = vec(x.q + at + i * L), a[i] = vec(x.a + at + i * L), dq[i] = da[i] = Vec<T>{};
-    const T* const carried = m.carried + (r - 1) * C * Kp + j;   // k' as it entered token r
-    for (int64_t s = 0; s < r; ++s) {
-      const T d = pairs[s];
-      for (int i = 0; i < N; ++i) {
-        const Vec<T> k = vec(carried + s * Kp + i * L);
-        Vec<T>& dk = vec(m.dk + s * Kp + j + i * L);
-        const Vec<T> dk_read = dk + d * q[i];                      // A_rs = sum_j q_rj k'_sj F_rsj
-        dq[i] += d * k;                                            // A_rs = sum_j q_rj k'_sj F_rsj
-        da[i] += (strict ? dk : dk_read) * k;                      // k'_s <- a_r k'_s
-        dk = strict ? dk * a[i] + d * q[i] : dk_read * a[i];       // k'_s <- a_r k'_s
-      }
+    const Vec<T> q = vec(x.q + at), a = vec(x.a + at), d_query = vec(m.dq + at), last = vec(x.since + at), now = vec(x.since + at + Kp);
+    if (strict) {
+      da[r] += ds * last;                                          // since_r = a_r before_r
+      ds = ds * a + q * d_query;                                   // since_r = a_r before_r;  query_r = q_r before_r
+      dq[r] += last * d_query;                                     // query_r = q_r before_r
+    } else {
+      dq[r] = a * dq[r] + own * vec(x.k + at) + now * d_query;     // A_rs;  A_rr = q_r.k'_r;  query_r = q_r since_r
+      vec(m.dk + at) += own * q;                                   // A_rr = q_r.k'_r
+      ds += q * d_query;                                           // query_r = q_r since_r
+      da[r] += ds * last;                                          // since_r = a_r before_r
+      ds *= a;                                                     // since_r = a_r before_r
     }
-    for (int i = 0; i < N; ++i) {
-      const Vec<T> d_query = vec(m.dq + at + i * L), last = vec(x.since + at + i * L), now = vec(x.since + at + Kp + i * L);
-      if (strict) {
-        da[i] += ds[i] * last;                                     // since_r = a_r before_r
-        ds[i] = ds[i] * a[i] + q[i] * d_query;                     // since_r = a_r before_r;  query_r = q_r before_r
-        dq[i] += last * d_query;                                   // query_r = q_r before_r
-      } else {
-        dq[i] = a[i] * dq[i] + pairs[r] * vec(x.k + at + i * L) + now * d_query;   // A_rs;  A_rr = q_r.k'_r;  query_r = q_r since_r
-        vec(m.dk + at + i * L) += pairs[r] * q[i];                 // A_rr = q_r.k'_r
-        ds[i] += q[i] * d_query;                                   // query_r = q_r since_r
-        da[i] += ds[i] * last;                                     // since_r = a_r before_r
-        ds[i] *= a[i];                                             // since_r = a_r before_r
-      }
-      vec(m.dq + at + i * L) = dq[i];
-      vec(m.dg + at + i * L) = a[i] * da[i];                       // a = exp(g)
-    }
+    vec(m.dq + at) = dq[r];
+    vec(m.dg + at) = a * da[r];                                    // a = exp(g)
   }
 }
 
@@ -517,7 +526,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
     const int64_t next = next_chunk * kDecayChunk + i * C;
     Ahead<T> ahead = next_chunk < 0 || next >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, next_h, next);
     if (ahead.tokens) ahead.dy = row(p.dy, n, b, next, next_h, V), ahead.dy_stride = p.dy.token_stride;
-    make_pairs(x, p, b, h, t0, c, g.per_channel ? m.carried : nullptr, ahead);
+    make_pairs(x, p, b, h, t0, c, ahead);
     m.dy = rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, V);
 
     to_columns(x.v, Vp, m.columns_v);
@@ -552,9 +561,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
       }
     else pad_row(m.d_since, 0, Kp);
     if (g.per_channel) {
-      int64_t j = 0;
-      for (; j + 2 * L <= Kp; j += 2 * L) sweep_channels<2>(x, m, j, Kp, c, g.strict);
-      for (; j < Kp; j += L) sweep_channels<1>(x, m, j, Kp, c, g.strict);
+      for (int64_t j = 0; j < Kp; j += L) sweep_channels(x, m, j, Kp, c, g.strict);
     } else {
       sweep_heads(x, m, Kp, c, g.strict, p.d_log_decay != nullptr);
     }
@@ -569,7 +576,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
 template <class T> TTR_SIMD_INLINE void backward_heads(const DecayBackward<T>& p, T* slab, int64_t b, int64_t first, int64_t count) {
   const DecaySizes& n = p.size;
   const int64_t K = n.key_dim, R = n.rows(), Kp = padded(K), head = b * n.heads + first;
-  const BackwardSlab<T> all(slab, n, count, p.gates.per_channel);
+  const BackwardSlab<T> all(slab, n, count);
   for (int64_t i = 0; i < count; ++i)
     load_matrix(all.adjoint + i * R * Kp, Kp, p.d_memory_out ? p.d_memory_out + (head + i) * R * K : nullptr, K, R, K);
   pad_row(all.d_bonus, 0, count * Kp);

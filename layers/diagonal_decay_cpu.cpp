@@ -80,9 +80,9 @@ template <class T> struct ForwardSlab {
 template <class T> struct BackwardSlab {
   Block<T> x[kBlocks];
   Strided<T> dy;
-  T *states, *adjoint, *copy_dy, *columns_v, *d_pair, *pair_rows, *dq, *dk, *dg, *d_since, *dvt, *dv, *carried, *d_bonus;
+  T *states, *adjoint, *copy_dy, *columns_v, *d_pair, *pair_rows, *dq, *dk, *dg, *d_since, *dvt, *dv, *d_bonus;
   size_t count;
-  BackwardSlab(T* at, const DecaySizes& n, int64_t heads, bool per_channel) {
+  BackwardSlab(T* at, const DecaySizes& n, int64_t heads) {
     Pieces<T> p{at};
     const int64_t Kp = padded(n.key_dim), Vp = padded(n.value_dim);
     for (Block<T>& block : x) block.take(p, Kp, Vp);
@@ -98,7 +98,6 @@ template <class T> struct BackwardSlab {
     d_since = p.take(Kp);                          //                                        [Kp]
     dvt = p.take(Vp * C);                          // dV transposed                          [Vp, 16]
     dv = p.take(C * Vp);                           //                                        [16, Vp]
-    carried = p.take(per_channel ? C * C * Kp : 0);   // k'_s as it stands at token r: [r, s] [16, 16, Kp]
     d_bonus = p.take(heads * Kp);                  //                                        [heads, Kp]
     count = p.used;
   }
@@ -141,7 +140,7 @@ int64_t heads_together(const DecaySizes& n) {
 }
 template <class T> size_t slab_of(const DecayForward<T>& p) { return ForwardSlab<T>(nullptr, p.size, heads_together(p.size)).count; }
 template <class T> size_t slab_of(const DecayBackward<T>& p) {
-  return BackwardSlab<T>(nullptr, p.size, heads_together(p.size), p.gates.per_channel).count;
+  return BackwardSlab<T>(nullptr, p.size, heads_together(p.size)).count;
 }
 template <class T, class Arguments> Status share_heads(const Arguments& p, Workspace work) {
   const DecaySizes& n = p.size;
