@@ -80,5 +80,27 @@ template <class T> TTR_SIMD_INLINE Sigmoid<T> sigmoid_lanes(Vec<T> x) {
   return {part, e * part};
 }
 
+
+// e^x and e^x - 1 for x <= 0, each to 1e-7 of itself: fast_exp_pair of simd.hpp, a register at a time
+template <class T> struct PairLanes { Vec<T> whole, less_one; };
+TTR_SIMD_INLINE PairLanes<float> exp_pair_lanes(Vec<float> x) {
+  x = at_least(-87.3f, x);
+  const Vec<float> shifted = x * 0x1.715476p+0f + 0x1.8p23f, n = shifted - 0x1.8p23f;
+  const Vec<float> r = (x - n * 0x1.62e400p-1f) - n * 0x1.7f7d1cp-20f;
+  Vec<float> p = 0x1.6a2416p-9f * r + 0x1.1239f4p-6f;
+  p = p * r + 0x1.5558f2p-4f;
+  p = p * r + 0x1.555492p-2f;
+  p = p * r + 0x1.fffffcp-1f;
+  p = p * r + 2.0f;
+  p = p * r;
+  const Vec<float> half = Vec<float>((Bits(shifted) + 126) << 23);   // 2^(n-1): what the shift adds in high bits falls out
+  return {half * (p + 2.0f), half * p + (2.0f * half - 1.0f)};
+}
+TTR_SIMD_INLINE PairLanes<double> exp_pair_lanes(Vec<double> x) {
+  PairLanes<double> y;
+  for (int l = 0; l < int(Register<double>::lanes); ++l) y.whole[l] = std::exp(x[l]), y.less_one[l] = std::expm1(x[l]);
+  return y;
+}
+
 }  // namespace
 }  // namespace ttr::TTR_SIMD_SET

@@ -58,21 +58,6 @@ TTR_SIMD_INLINE Strided<T> rows_of(T* copy, const Rows<const T>& x, const DecayS
   return {copy, width};
 }
 
-// a and k = 1 - a of c rows of log decays; no keys beyond them. [16, Kp] each
-template <class T> TTR_SIMD_INLINE Strided<T> tied_keys(Block<T>& x, const T* log_decay, int64_t stride, int64_t c, int64_t K, int64_t Kp) {
-  for (int64_t r = 0; r < c; ++r) {
-    const T* __restrict from = log_decay + r * stride;
-    T *__restrict a = x.a + r * Kp, *__restrict k = x.copy_k + r * Kp;
-    for (int64_t j = 0; j < K; ++j) {
-      const ExpPair<T> e = fast_exp_pair(from[j]);
-      a[j] = e.whole, k[j] = -e.less_one;
-    }
-    for (int64_t j = K; j < Kp; ++j) a[j] = 1, k[j] = 0;
-  }
-  pad_row(x.copy_k, c * Kp, C * Kp);
-  return {x.copy_k, Kp};
-}
-
 // The first `count` lanes from `from` on, zeros beyond them.
 template <class T> TTR_SIMD_INLINE Vec<T> some_lanes(const T* from, int64_t count) {
   constexpr int64_t L = Register<T>::lanes;
@@ -80,6 +65,18 @@ template <class T> TTR_SIMD_INLINE Vec<T> some_lanes(const T* from, int64_t coun
   Vec<T> x{};
   for (int64_t l = 0; l < count; ++l) x[l] = from[l];
   return x;
+}
+
+// a and k = 1 - a of c rows of log decays; no keys beyond them. [16, Kp] each
+template <class T> TTR_SIMD_INLINE Strided<T> tied_keys(Block<T>& x, const T* log_decay, int64_t stride, int64_t c, int64_t K, int64_t Kp) {
+  constexpr int64_t L = Register<T>::lanes;
+  for (int64_t r = 0; r < c; ++r)
+    for (int64_t j = 0; j < Kp; j += L) {
+      const PairLanes<T> e = exp_pair_lanes(some_lanes(log_decay + r * stride + j, K - j));   // 1 and 0 beyond K
+      vec(x.a + r * Kp + j) = e.whole, vec(x.copy_k + r * Kp + j) = -e.less_one;
+    }
+  pad_row(x.copy_k, c * Kp, C * Kp);
+  return {x.copy_k, Kp};
 }
 
 template <class T, class Arguments>
@@ -463,7 +460,7 @@ TTR_SIMD_INLINE void write_block(const DecayBackward<T>& p, const Block<T>& x, c
       scale = w = 1;
     }
     if (g.tied)
-      for (int64_t j = 0; j < Kp; ++j) m.dg[r * Kp + j] += w * dk[j] * (x.raw_k.at[r * Kp + j] - 1);   // k = 1 - exp(g)
+      for (int64_t j = 0; j < Kp; j += L) vec(m.dg + r * Kp + j) += w * vec(dk + j) * (vec(x.raw_k.at + r * Kp + j) - 1);   // k = 1 - exp(g)
     if (p.d_write) p.d_write[gate] = d_write[r];
     if (p.dq.at) write_times(row(p.dq, n, b, t0 + r, h, K), dq, scale, K, true);                  // Y = scale (...)
     if (p.dk.at) write_times(row(p.dk, n, b, t0 + r, key_head, K), dk, w, K, first_key);          // k' = w k
