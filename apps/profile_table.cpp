@@ -31,7 +31,8 @@ std::string profile_table(Profile& profile, int64_t steps, double rate) {
   const double step = profile.seconds() / double(steps), to_ms = 1e3 / double(steps);
   const std::vector<Profile::Row> rows = profile.rows();
   const auto share = [&](double seconds) { return 100 * seconds / profile.seconds(); };
-  std::string text = fmt::format("profile of {} steps, {:.3f} ms each; products of this machine, taken between them: {:.4g} GFLOP/s\n", steps, step * 1e3, rate * 1e-9);
+  std::string text = fmt::format("profile of {} steps, {:.3f} ms each; products of this machine, taken between them: {:.4g} GFLOP/s\n", steps, step * 1e3,
+                                 rate * 1e-9);
   text += fmt::format("  {:<44} {:>10} {:>10} {:>7} {:>10} {:>8}\n", "", "calls/step", "ms/step", "share", "GFLOP/s", "of rate");
   double inside = 0, flops = 0, products = 0;
   for (const char* phase : {"forward", "backward", "update"}) {

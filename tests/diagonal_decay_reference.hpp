@@ -28,7 +28,8 @@ struct DecayShape {
 
 inline std::string describe(const DecayShape& x) {
   const char *kind[] = {"none", "head", "channel"}, *range[] = {"mild", "strong", "mixed"};
-  return fmt::format("B{} T{} H{}/{}/{} K{} V{} decay={} {} strict={} bonus={} write={} segments={} fused={} carried={} normaliser={} tied={}", x.size.batch, x.size.tokens,
+  return fmt::format("B{} T{} H{}/{}/{} K{} V{} decay={} {} strict={} bonus={} write={} segments={} fused={} carried={} normaliser={} tied={}",
+                     x.size.batch, x.size.tokens,
                      x.size.heads, x.size.key_heads, x.size.value_heads, x.size.key_dim, x.size.value_dim, kind[int(x.kind)], range[int(x.range)],
                      x.strict, x.bonus, x.write, x.segments, x.fused, x.carried, x.size.normaliser, x.tied);
 }
@@ -62,7 +63,8 @@ inline std::vector<DecayShape> decay_shapes() {
   return shapes;
 }
 
-// Contiguous: q [B,T,H,K], k [B,T,Hk,K], v [B,T,Hv,V], log_decay [B,T,H] or [B,T,H,K], write [B,T,H], bonus [H,K], memories [B,H,R,K], dy [B,T,H,V], d_normaliser [B,T,H].
+// Contiguous: q [B,T,H,K], k [B,T,Hk,K], v [B,T,Hv,V], log_decay [B,T,H] or [B,T,H,K], write [B,T,H], bonus [H,K], memories [B,H,R,K],
+// dy [B,T,H,V], d_normaliser [B,T,H].
 struct DecayProblem {
   DecayShape shape;
   double scale = 0.5;
@@ -150,10 +152,11 @@ inline DecayAnswer decay_answer(const DecayProblem& p) {
         const double *q = &p.q[gate * K], *k = &keys[(at * Hk + hk) * K], *v = &p.v[(at * Hv + hv) * V], *u = p.bonus.empty() ? nullptr : &p.bonus[h * K];
         const double w = p.write.empty() ? 1 : p.write[gate];
         double *dq = &r.dq[gate * K], *dk = &r.dk[(at * Hk + hk) * K], *dv = &r.dv[(at * Hv + hv) * V];
-        const auto read = [&](int64_t i, int64_t j) { dM[i * K + j] += p.scale * (i < V ? p.dy[gate * V + i] : p.d_normaliser[gate]) * q[j]; };   // y = scale M q
+        const auto heard = [&](int64_t i) { return p.scale * (i < V ? p.dy[gate * V + i] : p.d_normaliser[gate]); };
+        const auto read = [&](int64_t i, int64_t j) { dM[i * K + j] += heard(i) * q[j]; };   // y = scale M q
         for (int64_t i = 0; i < R; ++i)
           for (int64_t j = 0; j < K; ++j) {
-            const double dy = p.scale * (i < V ? p.dy[gate * V + i] : p.d_normaliser[gate]), value = i < V ? v[i] : 1;
+            const double dy = heard(i), value = i < V ? v[i] : 1;
             double unread = 0, &dvi = i < V ? dv[i] : unread;
             dq[j] += dy * asked(t, i, j);                              // y = scale M q
             if (!p.shape.strict) read(i, j);
@@ -200,7 +203,8 @@ inline DecayProblem slice(const DecayProblem& p, int64_t begin, int64_t end) {
     return part;
   };
   DecayProblem part = p;
-  for (auto x : {&DecayProblem::q, &DecayProblem::k, &DecayProblem::v, &DecayProblem::log_decay, &DecayProblem::write, &DecayProblem::dy, &DecayProblem::d_normaliser})
+  for (auto x : {&DecayProblem::q, &DecayProblem::k, &DecayProblem::v, &DecayProblem::log_decay, &DecayProblem::write, &DecayProblem::dy,
+                 &DecayProblem::d_normaliser})
     part.*x = cut(p.*x);
   part.segments = cut(p.segments);
   part.shape.size.tokens = end - begin;
@@ -213,7 +217,8 @@ template <class T> struct DecayRun {
   DeltaLayout layout;
   double scale;
   std::vector<T> q, k, v, dy, y, dq, dk, dv;   // fused: q holds k and v too, dq holds dk and dv
-  std::vector<Wide<T>> log_decay, write, bonus, memory_in, d_memory_out, memory_out, saved, d_log_decay, d_write, d_bonus, d_memory_in, normaliser, d_normaliser;
+  std::vector<Wide<T>> log_decay, write, bonus, memory_in, d_memory_out, memory_out, saved, d_log_decay, d_write, d_bonus, d_memory_in;
+  std::vector<Wide<T>> normaliser, d_normaliser;
   std::vector<int32_t> segments;
 
   explicit DecayRun(const DecayProblem& p) : shape(p.shape), layout(as_delta(p.shape)), scale(p.scale), segments(p.segments) {
@@ -282,7 +287,8 @@ template <class T, class Place> DecayForward<T> forward_arguments(DecayRun<T>& r
   DecayForward<T> a;
   T* const q = place(r.q);
   a.size = r.shape.size;
-  a.gates = {.log_decay = maybe(r.log_decay), .per_channel = r.shape.kind == DecayKind::channel, .tied = r.shape.tied, .strict = r.shape.strict, .write = maybe(r.write),
+  a.gates = {.log_decay = maybe(r.log_decay), .per_channel = r.shape.kind == DecayKind::channel, .tied = r.shape.tied, .strict = r.shape.strict,
+             .write = maybe(r.write),
              .bonus = maybe(r.bonus), .segments = maybe(r.segments), .scale = Wide<T>(r.scale)};
   a.q = {q + l.q, l.q_stride};
   if (!r.shape.tied) a.k = {(l.fused ? q : place(r.k)) + l.k, l.k_stride};

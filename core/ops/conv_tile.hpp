@@ -18,7 +18,8 @@ TTR_SIMD_INLINE void add_taps(int64_t tokens, const T* w, const T* x, int64_t st
   }
 }
 
-// y [tokens, kChannels] = start + sum_j w_j x_{t + j step}, then finish(y, t, d); start [kChannels], w [W, kChannels], x at the row of y's first; rows of y apart
+// y [tokens, kChannels] = start + sum_j w_j x_{t + j step}, then finish(y, t, d); start [kChannels], w [W, kChannels], x at the row of y's first;
+// rows of y apart
 template <class T, class F>
 TTR_SIMD_INLINE void convolve(int64_t tokens, int64_t width, const T* w, const T* x, int64_t step, const T* start, T* y, int64_t y_row, F finish) {
   const auto nothing = [](Vec<T>&, int64_t) __attribute__((always_inline)) {};

@@ -6,8 +6,11 @@
 
 namespace ttr {
 
-enum class Unary : int32_t { neg, abs, exp, expm1, log, log1p, sqrt, rsqrt, square, sin, cos, tanh, sigmoid, softplus, logsigmoid, relu, sign, silu, gelu, elu1 };
-enum class Binary : int32_t { add, sub, mul, div, max, min, pow, less, less_equal, equal, silu_backward, gelu_backward, elu1_backward };   // *_backward(x, dy), of elu1 (y, dy)
+enum class Unary : int32_t {
+  neg, abs, exp, expm1, log, log1p, sqrt, rsqrt, square, sin, cos, tanh, sigmoid, softplus, logsigmoid, relu, sign, silu, gelu, elu1
+};
+// *_backward(x, dy), of elu1 (y, dy)
+enum class Binary : int32_t { add, sub, mul, div, max, min, pow, less, less_equal, equal, silu_backward, gelu_backward, elu1_backward };
 
 // Sizes of the output (contiguous) and the operands' strides in elements, 0 where broadcast. Adjacent axes are merged where they can be.
 struct Broadcast {
