@@ -58,8 +58,9 @@ TTR_SIMD_INLINE Vec<float> exp2_lanes(Vec<float> z) {
   const Vec<float> shifted = z + kExpShift;
   return exp2_of(shifted, z - (shifted - kExpShift));
 }
-TTR_SIMD_INLINE Vec<float> exp_lanes(Vec<float> x) {   // ln 2 in two parts, so that all digits of x count
-  x = at_least(-88.0296919f, x);
+TTR_SIMD_INLINE Vec<float> exp_lanes(Vec<float> x) {   // ln 2 in two parts, so that all digits of x count; not finite from 88.7 up
+  const Vec<float> most = Vec<float>{} + 89.0f;
+  x = at_least(-88.0296919f, x > most ? most : x);
   const Vec<float> shifted = x * 0x1.715476p+0f + kExpShift, n = shifted - kExpShift;
   return exp2_of(shifted, ((x - n * 0x1.62e400p-1f) - n * 0x1.7f7d1cp-20f) * 0x1.715476p+0f);
 }
@@ -79,7 +80,6 @@ template <class T> TTR_SIMD_INLINE Sigmoid<T> sigmoid_lanes(Vec<T> x) {
   const Vec<T> e = exp2_lanes(at_least(kLeast, x) * T(-1.4426950408889634)), part = T(1) / (T(1) + e);
   return {part, e * part};
 }
-
 
 // e^x and e^x - 1 for x <= 0, each to 1e-7 of itself: fast_exp_pair of simd.hpp, a register at a time
 template <class T> struct PairLanes { Vec<T> whole, less_one; };

@@ -113,6 +113,14 @@ TEST_SUITE("diagonal_decay_kernel") {
       }
   }
 
+  TEST_CASE("a decay far above 1 is not finite, rather than a number without sense") {
+    for (const DecayKind kind : {DecayKind::head, DecayKind::channel}) {
+      DecayProblem p = decay_problem({.size = {1, 1, 1, 1, 1, 16, 16}, .kind = kind, .carried = true}, 4);
+      for (double& g : p.log_decay) g = 100;
+      for (const double m : run<float>(p).memory_out) CHECK(!std::isfinite(m));
+    }
+  }
+
   TEST_CASE("a sequence cut anywhere, memory carried, is the sequence") {
     for (const bool strict : {false, true}) {
       DecayShape shape{.size = {2, 130, 2, 1, 2, 24, 20}, .kind = DecayKind::channel, .range = DecayRange::mixed, .strict = strict};
