@@ -1,7 +1,7 @@
 // CUDA kernels of the stem `diagonal_decay`, level 1: the token recurrence written plainly. f32, bf16 (states in f32), f64; sizes at run time.
 //
 //   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)          M [R, K]; strict: M_{t-1} q_t
-//   R is V, or V + 1 where the normaliser is asked for: a value that is 1 at every token, whose answer is n_t and not y_t.
+//   R is V, or V + 1 where the normaliser is asked for: a value that is 1 at every token, whose answer is n_t; then y_t is divided by z(n_t).
 //
 // CPU twin: layers/diagonal_decay_cpu.cpp, which does the same a block of tokens at a time. Here one token follows another: T steps of O(K V).
 //
@@ -84,7 +84,7 @@ template <class W> __device__ void copy_rows(W* to, int64_t to_stride, const W* 
     for (int j = me.lane; j < K; j += kQuad) to[i * to_stride + j] = from ? from[i * from_stride + j] : W(0);
 }
 
-// Block: head blockIdx.x % H of sequence blockIdx.x / H. Shared: k (times w), q, a, own [K] each, and M [R, row_stride] if memories is null.
+// Block: head blockIdx.x % H of sequence blockIdx.x / H. Shared: k (times w), q, a, own [K] each, answer [R], and M [R, row_stride] if memories is null.
 // own_j = u_j k_j q_j, whose sum is the answer's part of v_t.
 template <class T> __global__ void __launch_bounds__(1024) forward_kernel(const DecayForward<T> a, Wide<T>* memories) {
   using W = Wide<T>;
@@ -98,7 +98,8 @@ template <class T> __global__ void __launch_bounds__(1024) forward_kernel(const 
   W* const q = k + K;
   W* const decay = q + K;
   W* const own = decay + K;
-  W* const M = memories ? memories + blockIdx.x * (R * stride) : own + K;
+  W* const answer = own + K;
+  W* const M = memories ? memories + blockIdx.x * (R * stride) : answer + R;
 
   copy_rows<W>(M, stride, a.memory_in ? a.memory_in + int64_t(blockIdx.x) * R * K : nullptr, K, R, K);
   for (int64_t t = 0; t < n.tokens; ++t) {
@@ -129,11 +130,13 @@ template <class T> __global__ void __launch_bounds__(1024) forward_kernel(const 
         }
       }
       y = quad_sum(y);
-      if (!mine || me.lane != 0) continue;
-      if (i < V) store(a.y.at + (b * n.tokens + t) * a.y.token_stride + h * V + i, a.gates.scale * y);
-      else a.normaliser[(b * n.tokens + t) * n.heads + h] = a.gates.scale * y;
+      if (mine && me.lane == 0) answer[i] = a.gates.scale * y;
     }
-    __syncthreads();   // the token's vectors have been read before the next token replaces them
+    __syncthreads();   // answer is whole; the token's vectors have been read before the next token replaces them
+    const int64_t token = b * n.tokens + t, gate = token * n.heads + h;
+    const W z = n.normaliser ? a.divisor.of(answer[V], gate) : W(1);
+    for (int i = threadIdx.x; i < V; i += blockDim.x) store(a.y.at + token * a.y.token_stride + h * V + i, answer[i] / z);
+    if (n.normaliser && threadIdx.x == 0) a.normaliser[gate] = answer[V];   // the next token's answer comes after its own barrier
   }
   if (a.memory_out) copy_rows<W>(a.memory_out + int64_t(blockIdx.x) * R * K, K, M, stride, R, K);
 }
@@ -155,8 +158,8 @@ __device__ void advance(const Head<T>& head, int64_t t, const Wide<T>* from, Wid
   __syncthreads();   // k and decay have been read before they are replaced; `to` is whole, for the owners of columns
 }
 
-// Block: as in the forward. Shared: k (times w), raw, q, decay, own, d_bonus [K]; part [2, K]; g, v [R]; and dM [R, row_stride] if adjoints is
-// null. states [blocks, kStates, R, row_stride] is the block's room for recomputed memories.
+// Block: as in the forward. Shared: k (times w), raw, q, decay, own, d_bonus [K]; part [2, K]; g, v [R]; the quotient's 1 / z and dn;
+// and dM [R, row_stride] if adjoints is null. states [blocks, kStates, R, row_stride] is the block's room for recomputed memories.
 // dk_parts [B, T, H, K], dv_parts [B, T, H, V]: where a head leaves its part when its row is shared with others, else null.
 template <class T>
 __global__ void __launch_bounds__(1024)
@@ -177,7 +180,8 @@ __global__ void __launch_bounds__(1024)
   W* const part = d_bonus + K;   // what each column adds to d_write and, with one decay a head, to d_log_decay
   W* const g = part + 2 * K;     // scale dy
   W* const v = g + R;
-  W* const dM = adjoints ? adjoints + blockIdx.x * size : v + R;
+  W* const quotient = v + R;     // 1 / z(n), dn
+  W* const dM = adjoints ? adjoints + blockIdx.x * size : quotient + 2;
   W* const starts = states + blockIdx.x * (kStates * size);   // [kSpans]: the memory that enters each span of the chunk
   W* const inner = starts + kSpans * size;                    // [kSpan]: the memory that enters each token of the span, the first excepted
 
@@ -209,12 +213,25 @@ __global__ void __launch_bounds__(1024)
           decay[j] = head.decay(t, j);
           own[j] = head.bonus ? head.bonus[j] * raw[j] * q[j] : W(0);
         }
-        __syncthreads();   // the token's vectors are written by all, read by all; the span's memories are whole
+        if (threadIdx.x < kWarp && n.normaliser) {   // y = N / z: dN = dy / z, dz = -dN . y
+          const W at = a.normaliser[gate], inverse = 1 / a.divisor.of(at, gate);
+          W against = 0;
+          for (int i = threadIdx.x; i < V; i += kWarp)
+            against += W(load(a.dy.at + token * a.dy.token_stride + h * V + i)) * W(load(a.y.at + token * a.y.token_stride + h * V + i));
+          for (int width = kWarp / 2; width > 0; width /= 2) against += __shfl_xor_sync(0xffffffffu, against, width);
+          if (threadIdx.x == 0) {
+            quotient[0] = inverse, quotient[1] = -inverse * against * a.divisor.slope(at, gate);
+            if (a.d_floor) a.d_floor[gate] = -inverse * against * a.divisor.floor_slope(at, gate);
+          }
+        }
+        __syncthreads();   // the token's vectors and its quotient are written by all, read by all; the span's memories are whole
 
         for (int top = 0; top < R; top += me.quads) {   // quads own rows
           const int i = top + me.quad;
           const bool mine = i < R;
-          const W gi = !mine ? W(0) : a.gates.scale * (i < V ? W(load(a.dy.at + token * a.dy.token_stride + h * V + i)) : a.d_normaliser[gate]);
+          W gi = 0;
+          if (mine && i == V) gi = a.gates.scale * quotient[1];
+          if (mine && i < V) gi = a.gates.scale * (n.normaliser ? quotient[0] : W(1)) * W(load(a.dy.at + token * a.dy.token_stride + h * V + i));
           W dv = 0;
           if (mine)
             for (int j = me.lane; j < K; j += kQuad) {
@@ -314,9 +331,11 @@ template <class W> struct SharedPlan {
     bytes = size_t(vectors + (memory_fits ? memory : 0)) * sizeof(W);
   }
 };
-template <class T> SharedPlan<Wide<T>> shared_plan(const DecayForward<T>& a) { return {a.size, 4 * a.size.key_dim}; }
+template <class T> SharedPlan<Wide<T>> shared_plan(const DecayForward<T>& a) {
+  return {a.size, 4 * a.size.key_dim + a.size.rows()};
+}
 template <class T> SharedPlan<Wide<T>> shared_plan(const DecayBackward<T>& a) {
-  return {a.size, 8 * a.size.key_dim + 2 * a.size.rows()};
+  return {a.size, 8 * a.size.key_dim + 2 * a.size.rows() + 2};
 }
 
 // Elements of each part of the backward's workspace, in order; 0 where a part is not needed.

@@ -1,6 +1,6 @@
 // The stem `diagonal_decay`: linear attention and its gated relatives as one kernel op, with its definition, and its routes.
 //   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)   (diagonal_decay_kernel.hpp says which recipe is which)
-// Around it, in operations: feature maps of q and k, the division by the normaliser, and the running scale of unbounded gates.
+// Around it, in operations: feature maps of q and k, and the running scale of unbounded gates.
 // Next: diagonal_decay_cpu.cpp (blocks of 16 tokens), cuda/diagonal_decay.cu (the recurrence), tests/diagonal_decay_kernel.cpp,
 // docs/layers/diagonal_decay.md.
 #include <limits>
@@ -17,12 +17,14 @@ namespace ttr::diagonal_decay {
 namespace {
 
 // -- the kernel op ---------------------------------------------------------------------------------------------------------------------------
-enum Input { kQ, kK, kV, kDecay, kWrite, kBonus, kMemory, kInputs };   // the last four may be undefined, kK is where tied; kDecay is the logarithm
+enum Input { kQ, kK, kV, kDecay, kWrite, kBonus, kMemory, kFloor, kInputs };   // the last five may be undefined, kK is where tied; kDecay is the logarithm
 
 struct Setting {
   double scale = 1;
   bool strict = false, normalised = false, tied = false;
   Tensor segments = {};   // i32 [B, T] or undefined
+  Divide by = Divide::sum;
+  double eps = 0;
 };
 
 DecaySizes sizes_of(const Tensors& x, const Setting& s) {
@@ -34,6 +36,15 @@ template <class T> Rows<T> rows(Tensor& x) { return x.defined() ? Rows<T>{out<T>
 template <class T> DecayGates<T> gates(const Tensors& x, const Setting& s) {
   return {.log_decay = in<Wide<T>>(x[kDecay]), .per_channel = x[kDecay].defined() && x[kDecay].rank() == 4, .tied = s.tied, .strict = s.strict,
           .write = in<Wide<T>>(x[kWrite]), .bonus = in<Wide<T>>(x[kBonus]), .segments = in<int32_t>(s.segments), .scale = Wide<T>(s.scale)};
+}
+
+template <class T> Divisor<Wide<T>> divisor(const Tensors& x, const Setting& s) {
+  return {.by = s.by, .eps = Wide<T>(s.eps), .floor = in<Wide<T>>(x[kFloor])};
+}
+Tensor divisor_of(const Tensor& n, const Tensor& floor, const Setting& s) {   // z(n) [B, T, H, 1], in operations
+  if (s.by == Divide::sum) return n + s.eps;
+  if (s.by == Divide::clamp) return maximum(n, s.eps);
+  return maximum(abs(n), floor.defined() ? reshape(floor, n.shape()) : ones(n.shape(), like(n))) + s.eps;
 }
 
 // 1 where a document starts inside the call, [B, T].
@@ -71,33 +82,33 @@ Tensors define(const Tensors& x, const Setting& setting) {
   const Tensor y = transpose(stack(ys, 0), 0, 1);   // [T, B, H, R] -> [B, T, H, R]
   if (!n.normaliser) return {cast(y, x[kQ].dtype()), m};
   const Tensors parts = split(y, 3, {n.value_dim, 1});
-  return {cast(parts[0], x[kQ].dtype()), m, parts[1]};
+  return {cast(parts[0] / divisor_of(parts[1], x[kFloor], setting), x[kQ].dtype()), m};
 }
 
-struct Saved { Tensors x; Tensor chunks; Setting setting; };
+struct Saved { Tensors x; Tensor chunks, y, normaliser; Setting setting; };   // y and normaliser where it is asked for
 
 template <class T, class Place> void forward(const Tensors& x, const Setting& s, Tensor& y, Tensor& memory, Tensor& normaliser, Tensor& chunks, Place place) {
-  DecayForward<T> f{.size = sizes_of(x, s), .gates = gates<T>(x, s), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]),
-                    .memory_in = in<Wide<T>>(x[kMemory]), .memory_out = out<Wide<T>>(memory), .saved = out<Wide<T>>(chunks), .y = rows<T>(y),
-                    .normaliser = out<Wide<T>>(normaliser)};
+  DecayForward<T> f{.size = sizes_of(x, s), .gates = gates<T>(x, s), .divisor = divisor<T>(x, s), .q = rows<T>(x[kQ]),
+                    .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .memory_in = in<Wide<T>>(x[kMemory]),
+                    .memory_out = out<Wide<T>>(memory), .saved = out<Wide<T>>(chunks), .y = rows<T>(y), .normaliser = out<Wide<T>>(normaliser)};
   if constexpr (place.cuda)
     must("diagonal_decay", cuda::diagonal_decay_forward(f, Scratch(cuda::diagonal_decay_workspace(f), y.device()), place.stream));
   else must("diagonal_decay", cpu::diagonal_decay_forward(f, Scratch(cpu::diagonal_decay_workspace(f), y.device())));
 }
 
-template <class T, class Place> void backward(const Saved& s, const Tensor& dy, const Tensor& d_memory, const Tensor& d_normaliser, Tensors& d, Place place) {
+template <class T, class Place> void backward(const Saved& s, const Tensor& dy, const Tensor& d_memory, Tensors& d, Place place) {
   const Tensors& x = s.x;
-  DecayBackward<T> b{.size = sizes_of(x, s.setting), .gates = gates<T>(x, s.setting), .q = rows<T>(x[kQ]), .k = rows<T>(x[kK]), .v = rows<T>(x[kV]),
-                     .saved = in<Wide<T>>(s.chunks), .dy = rows<T>(dy), .d_normaliser = in<Wide<T>>(d_normaliser),
-                     .d_memory_out = in<Wide<T>>(d_memory), .dq = rows<T>(d[kQ]),
+  DecayBackward<T> b{.size = sizes_of(x, s.setting), .gates = gates<T>(x, s.setting), .divisor = divisor<T>(x, s.setting), .q = rows<T>(x[kQ]),
+                     .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .saved = in<Wide<T>>(s.chunks), .dy = rows<T>(dy), .y = rows<T>(s.y),
+                     .normaliser = in<Wide<T>>(s.normaliser), .d_memory_out = in<Wide<T>>(d_memory), .dq = rows<T>(d[kQ]),
                      .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV]), .d_log_decay = out<Wide<T>>(d[kDecay]), .d_write = out<Wide<T>>(d[kWrite]),
-                     .d_bonus = out<Wide<T>>(d[kBonus]), .d_memory_in = out<Wide<T>>(d[kMemory])};
+                     .d_bonus = out<Wide<T>>(d[kBonus]), .d_floor = out<Wide<T>>(d[kFloor]), .d_memory_in = out<Wide<T>>(d[kMemory])};
   if constexpr (place.cuda)
     must("diagonal_decay", cuda::diagonal_decay_backward(b, Scratch(cuda::diagonal_decay_workspace(b), dy.device()), place.stream));
   else must("diagonal_decay", cpu::diagonal_decay_backward(b, Scratch(cpu::diagonal_decay_workspace(b), dy.device())));
 }
 
-// x as in Input -> {y [B, T, H, V], memory [B, H, R, K]}, and the normaliser [B, T, H, 1] where it is asked for.
+// x as in Input -> {y [B, T, H, V], memory [B, H, R, K]}
 Tensors apply(const Tensors& x, const Setting& setting) {
   const DecaySizes n = sizes_of(x, setting);
   const Options wide_options{wide(x[kQ].dtype()), x[kQ].device()};
@@ -106,13 +117,12 @@ Tensors apply(const Tensors& x, const Setting& setting) {
   if (n.normaliser) normaliser = empty({n.batch, n.tokens, n.heads, 1}, wide_options);
   if (recording() && detail::any_tracked(x)) chunks = empty({n.batch, n.heads, n.chunks(), n.rows(), n.key_dim}, wide_options);
   dispatch("diagonal_decay", x[kQ], [&]<class T>(auto place) { forward<T>(x, setting, y, memory, normaliser, chunks, place); });
-  Tensors found{y, memory};
-  if (n.normaliser) found.push_back(normaliser);
+  const Tensors found{y, memory};
   if (!chunks.defined()) return found;
   Tensors plain;
   for (const Tensor& t : x) plain.push_back(t.defined() ? detach(t) : t);
   return kernel_op(
-      "diagonal_decay", found, x, Saved{std::move(plain), chunks, setting},
+      "diagonal_decay", found, x, Saved{std::move(plain), chunks, n.normaliser ? detach(y) : Tensor(), normaliser, setting},
       [](const Saved& s, const Sweep& sweep) {
         const DecaySizes n = sizes_of(s.x, s.setting);
         Tensors d(kInputs);
@@ -120,9 +130,7 @@ Tensors apply(const Tensors& x, const Setting& setting) {
           if (sweep.needs(i)) d[size_t(i)] = empty(s.x[size_t(i)].shape(), like(s.x[size_t(i)]));
         if (sweep.needs(kBonus)) d[kBonus] = empty({n.batch, n.heads, n.key_dim}, like(s.x[kBonus]));   // one a sequence
         const Tensor dy = sweep.dy(0).defined() ? sweep.dy(0) : zeros({n.batch, n.tokens, n.heads, n.value_dim}, like(s.x[kQ]));
-        Tensor d_normaliser;
-        if (n.normaliser) d_normaliser = sweep.dy(2).defined() ? sweep.dy(2) : zeros({n.batch, n.tokens, n.heads, 1}, {wide(s.x[kQ].dtype()), dy.device()});
-        dispatch("diagonal_decay", s.x[kQ], [&]<class T>(auto place) { backward<T>(s, dy, sweep.dy(1), d_normaliser, d, place); });
+        dispatch("diagonal_decay", s.x[kQ], [&]<class T>(auto place) { backward<T>(s, dy, sweep.dy(1), d, place); });
         if (sweep.needs(kBonus)) d[kBonus] = sum(d[kBonus], 0);
         return d;
       },
@@ -300,11 +308,15 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   const bool normalised = map.normaliser != Normaliser::none;
   const Coefficients c = coefficients(r, a, p);
   Setting setting{.scale = r.reading().scale.at(p.key_dim), .strict = r.reading().read == Read::strict, .normalised = normalised,
-                  .tied = map.tied && !map.learned, .segments = a.segments};   // M_0 k_t is asked of keys that are there
+                  .tied = map.tied && !map.learned, .segments = a.segments,   // M_0 k_t is asked of keys that are there
+                  .by = map.normaliser == Normaliser::clamp  ? Divide::clamp
+                        : map.normaliser == Normaliser::max1 ? Divide::magnitude
+                                                             : Divide::sum,
+                  .eps = map.eps};
 
   Tensor q = normed_keys(a.slots.at("q"), r.reading()), v = a.slots.at("v");
   Tensor k = setting.tied ? Tensor() : map.tied ? -expm1(c.log_decay) : normed_keys(a.slots.at("k"), r.reading());
-  if (normalised || map.learned || !map.feature.ask<Identity>()) {   // answers are divided
+  if (map.learned || !map.feature.ask<Identity>()) {
     q = cast(q, dtype), v = cast(v, dtype);
     if (k.defined()) k = cast(k, dtype);
   }
@@ -317,18 +329,11 @@ Answer run(const Recipe& r, const Arguments& a, const Problem& p) {
   const int64_t features = q.size(3);
   if (map.learned) v = over_heads(v, p.heads) - recalled(cast(a.slots.at("initial_memory"), dtype), k, p);
   const Tensor bonus = map.bonus ? cast(a.slots.at("bonus"), dtype) : Tensor();
-  const Tensors found = apply({q, k, v, c.log_decay, c.write, bonus, entering(map, a, p, features)}, setting);
+  const Tensor scale = setting.strict ? c.scale_before : c.scale;   // memory and normaliser are divided by its exponential, so the 1 of max1 is too
+  const Tensor floor = setting.by == Divide::magnitude && scale.defined() ? exp(-scale) : Tensor();
+  const Tensors found = apply({q, k, v, c.log_decay, c.write, bonus, entering(map, a, p, features), floor}, setting);
 
-  Answer answer{found[0], {}};
-  if (normalised) {
-    Tensor z = found[2];   // [B, T, H, 1]
-    const Tensor scale = setting.strict ? c.scale_before : c.scale;
-    if (map.normaliser == Normaliser::sum) z = z + map.eps;
-    else if (map.normaliser == Normaliser::clamp) z = maximum(z, map.eps);
-    else z = maximum(abs(z), scale.defined() ? reshape(exp(-scale), z.shape()) : ones(z.shape(), like(z))) + map.eps;
-    answer.y = found[0] / z;
-  }
-  answer.y = cast(answer.y, p.dtype);
+  Answer answer{cast(found[0], p.dtype), {}};
   if (!a.want_state) return answer;
   if (normalised) {
     const Tensors parts = split(found[1], 2, {p.value_dim, 1});

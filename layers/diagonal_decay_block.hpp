@@ -24,6 +24,14 @@ template <class T> TTR_SIMD_INLINE void dots(Strided<T> a, const T* b, int64_t w
   sum_lanes<C, T>(x, sums);
 }
 
+// f.operator()<N>(j) of N registers from j on, over a width of whole registers: four at a time, whose sums need not wait for each other
+template <class T, class F> TTR_SIMD_INLINE void four_registers(int64_t width, const F& f) {
+  constexpr int64_t L = Register<T>::lanes;
+  int64_t j = 0;
+  for (; j + 4 * L <= width; j += 4 * L) f.template operator()<4>(j);
+  for (; j < width; j += L) f.template operator()<1>(j);
+}
+
 template <class T> TTR_SIMD_INLINE T* row(const Rows<T>& x, const DecaySizes& n, int64_t b, int64_t t, int64_t head, int64_t dim) {
   return x.at + (b * n.tokens + t) * x.token_stride + head * dim;
 }
@@ -135,36 +143,46 @@ TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int6
   for (int64_t j = 0; j < Kp; j += L) vec(x.since + c * Kp + j) = Vec<T>{} + x.total[c];
 }
 
-// The rows that are read next, fetched one token at a time while this block's products run: a head's rows lie apart, which no hardware guesses.
-template <class T> struct Ahead {
-  const T *q = nullptr, *k = nullptr, *v = nullptr, *gate = nullptr, *dy = nullptr;
-  int64_t q_stride = 0, k_stride = 0, v_stride = 0, gate_stride = 0, dy_stride = 0, key_dim = 0, value_dim = 0, tokens = 0;
-
+// The next block's rows, fetched a few tokens at a time between this block's products: a head's rows lie apart, which no hardware guesses, and all of them
+// at once would wait for each other in the core's dozen buffers.
+template <class T> class Ahead {
+ public:
+  Ahead() = default;   // nothing comes next
   template <class Arguments> TTR_SIMD_INLINE Ahead(const Arguments& p, int64_t b, int64_t h, int64_t t0) {
     const DecaySizes& n = p.size;
-    key_dim = n.key_dim, value_dim = n.value_dim, tokens = std::min(C, n.tokens - t0);
-    q = row(p.q, n, b, t0, h, key_dim), q_stride = p.q.token_stride;
-    if (p.k.at) k = row(p.k, n, b, t0, h / (n.heads / n.key_heads), key_dim), k_stride = p.k.token_stride;
-    v = row(p.v, n, b, t0, h / (n.heads / n.value_heads), value_dim), v_stride = p.v.token_stride;
-    gate_stride = n.heads * key_dim;
-    if (p.gates.log_decay && p.gates.per_channel) gate = p.gates.log_decay + (b * n.tokens + t0) * gate_stride + h * key_dim;
+    const int64_t key_head = h / (n.heads / n.key_heads), value_head = h / (n.heads / n.value_heads), gates = n.heads * n.key_dim;
+    tokens_ = std::min(C, n.tokens - t0);
+    add(row(p.q, n, b, t0, h, n.key_dim), p.q.token_stride, n.key_dim);
+    if (p.k.at) add(row(p.k, n, b, t0, key_head, n.key_dim), p.k.token_stride, n.key_dim);
+    add(row(p.v, n, b, t0, value_head, n.value_dim), p.v.token_stride, n.value_dim);
+    if (p.gates.log_decay && p.gates.per_channel) add(p.gates.log_decay + (b * n.tokens + t0) * gates + h * n.key_dim, gates, n.key_dim);
+    if constexpr (requires { p.dy; }) {
+      add(row(p.dy, n, b, t0, h, n.value_dim), p.dy.token_stride, n.value_dim);
+      if (p.dq.at) add(row(p.dq, n, b, t0, h, n.key_dim), p.dq.token_stride, n.key_dim);
+      if (p.dk.at) add(row(p.dk, n, b, t0, key_head, n.key_dim), p.dk.token_stride, n.key_dim);
+      if (p.dv.at) add(row(p.dv, n, b, t0, value_head, n.value_dim), p.dv.token_stride, n.value_dim);
+    } else {
+      add(row(p.y, n, b, t0, h, n.value_dim), p.y.token_stride, n.value_dim);
+    }
   }
-  Ahead() = default;
+  TTR_SIMD_INLINE void operator()(int64_t tokens) {   // the next of them
+    for (const int64_t end = std::min(next_ + tokens, tokens_); next_ < end; ++next_)
+      for (int64_t i = 0; i < count_; ++i)
+        for (int64_t j = 0; j < rows_[i].width; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(rows_[i].at + next_ * rows_[i].stride + j, 0, 3);
+  }
 
-  TTR_SIMD_INLINE void fetch(const T* at, int64_t dim) const {
-    for (int64_t j = 0; at && j < dim; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(at + j, 0, 3);
-  }
-  TTR_SIMD_INLINE void operator()(int64_t r) const {
-    if (r >= tokens) return;
-    fetch(q + r * q_stride, key_dim), fetch(v + r * v_stride, value_dim);
-    if (k) fetch(k + r * k_stride, key_dim);
-    if (gate) fetch(gate + r * gate_stride, key_dim);
-    if (dy) fetch(dy + r * dy_stride, value_dim);
-  }
+ private:
+  struct Row {
+    const T* at;
+    int64_t stride, width;
+  };
+  TTR_SIMD_INLINE void add(const T* at, int64_t stride, int64_t width) { rows_[count_++] = {at, stride, width}; }
+  Row rows_[8];
+  int64_t count_ = 0, next_ = 0, tokens_ = 0;
 };
 
 // Kend_s = k'_s a_{s+1} ... a_{c-1}
-template <class T> TTR_SIMD_INLINE void fade_keys(Block<T>& x, int64_t Kp, int64_t c, bool per_channel, const Ahead<T>& ahead) {
+template <class T> TTR_SIMD_INLINE void fade_keys(Block<T>& x, int64_t Kp, int64_t c, bool per_channel) {
   constexpr int64_t L = Register<T>::lanes;
   if (per_channel) {
     for (int64_t j = 0; j < Kp; j += L) {
@@ -177,7 +195,6 @@ template <class T> TTR_SIMD_INLINE void fade_keys(Block<T>& x, int64_t Kp, int64
   } else {
     T left = 1;
     for (int64_t s = c - 1; s >= 0; --s) {
-      ahead(s);
       for (int64_t j = 0; j < Kp; j += L) vec(x.end + s * Kp + j) = vec(x.k + s * Kp + j) * left;
       left *= x.decay[s];
     }
@@ -235,17 +252,14 @@ template <class T, class Arguments> TTR_SIMD_INLINE void add_bonus(Block<T>& x, 
 // A transposed into x.pair, Kend into x.end.
 template <class T, class Arguments>
 TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c,
-                                const Ahead<T>& ahead) {
-  constexpr int64_t L = Register<T>::lanes;
+                                Ahead<T>& ahead) {
   const DecayGates<T>& g = p.gates;
   const int64_t Kp = padded(p.size.key_dim);
   if (g.per_channel) {
     for (int64_t s = 0; s < c; ++s) {
-      ahead(s);
+      ahead(1);
       Vec<T> sums[C] = {};
-      int64_t j = 0;
-      for (; j + 4 * L <= Kp; j += 4 * L) carry_key<4>(x, j, s, Kp, c, g.strict, sums);
-      for (; j < Kp; j += L) carry_key<1>(x, j, s, Kp, c, g.strict, sums);
+      four_registers<T>(Kp, [&]<int N>(int64_t j) __attribute__((always_inline)) { carry_key<N>(x, j, s, Kp, c, g.strict, sums); });
       sum_lanes<C, T>(sums, x.pair + s * C);
     }
     pad_row(x.end, c * Kp, C * Kp);
@@ -253,10 +267,13 @@ TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int6
   } else {
     fill_table(x);
     to_columns(Strided<T>{x.q, Kp}, Kp, x.columns);
+    ahead(2);
     set_product(C, C, Kp, Operand<T>{x.k, Kp, 1}, x.columns, C, x.gram, C);
+    ahead(2);
     transpose_square<C>(x.table + (g.strict ? 0 : C), C, x.pair, C);
     for (int64_t i = 0; i < C * C; ++i) x.pair[i] *= x.gram[i];
-    fade_keys(x, Kp, c, false, ahead);
+    fade_keys(x, Kp, c, false);
+    ahead(2);
   }
   if (g.bonus) add_bonus(x, p, b, h, t0, c);
 }
@@ -271,27 +288,63 @@ template <class T> TTR_SIMD_INLINE void store_matrix(T* to, int64_t to_row, cons
   for (int64_t i = 0; i < rows; ++i) write_row(to + i * to_row, from + i * from_row, width, true);
 }
 
-// -- the normaliser's row z of M, one of Kp channels -----------------------------------------------------------------------------------------------
-// n_r = query_r . z + sum_s A_rs
-template <class T> TTR_SIMD_INLINE void ask_ones(const Block<T>& x, const T* z, int64_t Kp, T* n) {
+// -- the normaliser, row V of M ------------------------------------------------------------------------------------------------------------------
+// n_r = query_r . m0 + sum_s A_rs, of which yt [V + 1, 16] has the first part in its last row; then Y / z(n).
+template <class T> TTR_SIMD_INLINE void divide_block(const DecayForward<T>& p, const T* pair, T* yt, int64_t b, int64_t h, int64_t t0, int64_t c) {
   constexpr int64_t L = Register<T>::lanes;
-  Vec<T> parts[C];
+  T* const n = yt + p.size.value_dim * C;
+  T z[C];
+  for (int64_t s = 0; s < c; ++s)
+    for (int64_t r = 0; r < C; r += L) vec(n + r) += vec(pair + s * C + r);
   for (int64_t r = 0; r < C; ++r) {
-    parts[r] = Vec<T>{};
-    for (int64_t j = 0; j < Kp; j += L) parts[r] += vec(x.query + r * Kp + j) * vec(z + j);
+    const int64_t gate = (b * p.size.tokens + t0 + r) * p.size.heads + h;
+    z[r] = r < c ? p.divisor.of(p.normaliser[gate] = n[r], gate) : T(1);
   }
-  sum_lanes<C, T>(parts, n);
-  for (int64_t s = 0; s < C; ++s)
-    for (int64_t r = 0; r < C; r += L) vec(n + r) += vec(x.pair + s * C + r);
+  for (int64_t i = 0; i < p.size.value_dim; ++i)
+    for (int64_t r = 0; r < C; r += L) vec(yt + i * C + r) /= vec(z + r);   // to the last digit: the backward takes Y from values that it may equal
 }
-// to <- z since_c + sum_s Kend_s
-template <class T> TTR_SIMD_INLINE void write_ones(const Block<T>& x, const T* z, T* to, int64_t Kp, int64_t c) {
+// to <- m0 since_c + sum_s Kend_s
+template <class T> TTR_SIMD_INLINE void write_ones(const Block<T>& x, const T* m0, T* to, int64_t Kp, int64_t c) {
   constexpr int64_t L = Register<T>::lanes;
-  for (int64_t j = 0; j < Kp; j += L) {
-    Vec<T> sum = vec(z + j) * vec(x.since + c * Kp + j);
-    for (int64_t s = 0; s < c; ++s) sum += vec(x.end + s * Kp + j);
-    vec(to + j) = sum;
+  four_registers<T>(Kp, [&]<int N>(int64_t j) __attribute__((always_inline)) {
+    Vec<T> sum[N];
+    for (int i = 0; i < N; ++i) sum[i] = vec(m0 + j + i * L) * vec(x.since + c * Kp + j + i * L);
+    for (int64_t s = 0; s < c; ++s)
+      for (int i = 0; i < N; ++i) sum[i] += vec(x.end + s * Kp + j + i * L);
+    for (int i = 0; i < N; ++i) vec(to + j + i * L) = sum[i];
+  });
+}
+// (dY / z, dn) of c tokens as [16, V + 1], zeros beyond them: z = z(n), Y divided, so dz = -(dY / z) . Y
+template <class T>
+TTR_SIMD_INLINE Strided<T> divide_back(const DecayBackward<T>& p, T* to, int64_t b, int64_t h, int64_t t0, int64_t c) {
+  constexpr int64_t L = Register<T>::lanes;
+  const DecaySizes& n = p.size;
+  const int64_t V = n.value_dim, width = padded(V) + C;
+  Vec<T> parts[C] = {};
+  T against[C];   // (dY / z) . Y
+  for (int64_t r = 0; r < c; ++r) {
+    const int64_t gate = (b * n.tokens + t0 + r) * n.heads + h;
+    const T* const dy = row(p.dy, n, b, t0 + r, h, V);
+    const T* const y = row(p.y, n, b, t0 + r, h, V);
+    const T inverse = 1 / p.divisor.of(p.normaliser[gate], gate);
+    for (int64_t i = 0; i < V; i += L) {
+      const Vec<T> d = inverse * some_lanes(dy + i, V - i);
+      vec(to + r * width + i) = d;
+      parts[r] += d * some_lanes(y + i, V - i);
+    }
   }
+  sum_lanes<C, T>(parts, against);
+  for (int64_t r = 0; r < C; ++r) {
+    const int64_t gate = (b * n.tokens + t0 + r) * n.heads + h;
+    if (r >= c) {
+      pad_row(to + r * width, 0, V + 1);
+      continue;
+    }
+    const T at = p.normaliser[gate];
+    to[r * width + V] = -against[r] * p.divisor.slope(at, gate);
+    if (p.d_floor) p.d_floor[gate] = -against[r] * p.divisor.floor_slope(at, gate);
+  }
+  return {to, width};
 }
 
 // Heads [first, first + count) of sequence b, block by block: neighbours in a token's row are read while it is near.
@@ -309,11 +362,14 @@ template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, 
       if (p.saved && t0 % kDecayChunk == 0) store_matrix(p.saved + ((head + i) * n.chunks() + t0 / kDecayChunk) * R * K, K, memory, Kp, R, K);
       load_block(x, p, b, h, t0, c, V);   // values are read one at a time and need no padding
       const bool last = i + 1 == count;
-      const Ahead<T> ahead = last && t0 + C >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, last ? first : h + 1, last ? t0 + C : t0);
+      Ahead<T> ahead = last && t0 + C >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, last ? first : h + 1, last ? t0 + C : t0);
       make_pairs(x, p, b, h, t0, c, ahead);
       to_columns(Strided<T>{x.query, Kp}, Kp, x.columns);
-      set_product(V, C, Kp, Operand<T>{memory, Kp, 1}, x.columns, C, m.yt, C);   // Y^T = M0 (Q since)^T
+      ahead(3);
+      set_product(R, C, Kp, Operand<T>{memory, Kp, 1}, x.columns, C, m.yt, C);   // Y^T = M0 (Q since)^T
       add_product(V, C, c, Operand<T>{x.v.at, 1, x.v.stride}, x.pair, C, m.yt, C);          //     + V^T A^T
+      ahead(3);
+      if (n.normaliser) divide_block(p, x.pair, m.yt, b, h, t0, c);
       T* const y = row(p.y, n, b, t0, h, V);
       if (c == C && V == Vp) {
         to_rows(m.yt, Vp, y, p.y.token_stride);
@@ -321,10 +377,7 @@ template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, 
         to_rows(m.yt, Vp, m.y, Vp);
         store_matrix(y, p.y.token_stride, m.y, Vp, c, V);
       }
-      if (n.normaliser) {
-        ask_ones(x, memory + V * Kp, Kp, m.normaliser);
-        for (int64_t r = 0; r < c; ++r) p.normaliser[(b * n.tokens + t0 + r) * n.heads + h] = m.normaliser[r];
-      }
+      ahead(C);
       if (t0 + c == n.tokens && !p.memory_out) continue;
       if (n.normaliser) write_ones(x, memory + V * Kp, memory + V * Kp, Kp, c);
       add_product(V, Kp, c, Operand<T>{x.v.at, 1, x.v.stride}, x.end, Kp, memory, Kp, x.since + c * Kp);   // M_C = M0 diag(since) + V^T Kend
@@ -469,31 +522,6 @@ TTR_SIMD_INLINE void write_block(const DecayBackward<T>& p, const Block<T>& x, c
   }
 }
 
-// The adjoints that n leaves in dA, dq and dk, as a row of values that are 1. dn [16], zero beyond c.
-template <class T>
-TTR_SIMD_INLINE void answer_ones(const DecayBackward<T>& p, const BackwardSlab<T>& m, const T* z, const T* dz, int64_t b, int64_t h, int64_t t0,
-                                 int64_t c, T* dn) {
-  constexpr int64_t L = Register<T>::lanes;
-  const int64_t Kp = padded(p.size.key_dim);
-  for (int64_t r = 0; r < C; ++r) {
-    dn[r] = r < c ? p.d_normaliser[(b * p.size.tokens + t0 + r) * p.size.heads + h] : T(0);
-    for (int64_t s = 0; s < C; s += L) vec(m.d_pair + r * C + s) += dn[r];                        // n_r = query_r.z + sum_s A_rs
-    for (int64_t j = 0; j < Kp; j += L) {
-      vec(m.dq + r * Kp + j) += dn[r] * vec(z + j);                                               // n_r = query_r.z + sum_s A_rs
-      vec(m.dk + r * Kp + j) += vec(dz + j);                                                      // z_C = z since + sum_s Kend_s
-    }
-  }
-}
-// dz <- dz since + sum_r dn_r query_r
-template <class T> TTR_SIMD_INLINE void ask_back(const Block<T>& x, const T* dn, T* dz, int64_t Kp, int64_t c) {
-  constexpr int64_t L = Register<T>::lanes;
-  for (int64_t j = 0; j < Kp; j += L) {
-    Vec<T> sum = vec(dz + j) * vec(x.since + c * Kp + j);
-    for (int64_t r = 0; r < c; ++r) sum += dn[r] * vec(x.query + r * Kp + j);
-    vec(dz + j) = sum;
-  }
-}
-
 // One chunk of one head; m.adjoint and m.d_bonus are that head's. next_chunk < 0: nothing comes after it.
 template <class T>
 TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& m, int64_t b, int64_t h, int64_t chunk, int64_t next_h, int64_t next_chunk) {
@@ -503,7 +531,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
   const int64_t K = n.key_dim, V = n.value_dim, R = n.rows(), Kp = padded(K), Vp = padded(V), head = b * n.heads + h;
   const int64_t per_key = n.heads / n.key_heads, per_value = n.heads / n.value_heads, value_head = h / per_value;
   const bool first_key = h % per_key == 0, first_value = h % per_value == 0;   // no head before this one wrote into the shared rows of dk, dv
-  T diagonal[C], dn[C];
+  T diagonal[C];
 
   const int64_t first = chunk * kDecayChunk, blocks = (std::min(kDecayChunk, n.tokens - first) + C - 1) / C;
   load_matrix(m.states, Kp, p.saved + (head * n.chunks() + chunk) * R * K, K, R, K);
@@ -511,7 +539,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
     const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
     load_block(m.x[i], p, b, h, t0, c, Vp);
     if (i + 1 == blocks) break;
-    fade_keys(m.x[i], Kp, c, g.per_channel, Ahead<T>());
+    fade_keys(m.x[i], Kp, c, g.per_channel);
     T* const next = m.states + (i + 1) * R * Kp;
     product(V, Kp, c, Operand<T>{m.x[i].v.at, 1, m.x[i].v.stride}, m.x[i].end, Kp, next, Kp, next - R * Kp, m.x[i].since + c * Kp);
     if (n.normaliser) write_ones(m.x[i], next - Kp, next + V * Kp, Kp, c);
@@ -522,14 +550,21 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
     const T* const memory = m.states + i * R * Kp;
     const int64_t next = next_chunk * kDecayChunk + i * C;
     Ahead<T> ahead = next_chunk < 0 || next >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, next_h, next);
-    if (ahead.tokens) ahead.dy = row(p.dy, n, b, next, next_h, V), ahead.dy_stride = p.dy.token_stride;
     make_pairs(x, p, b, h, t0, c, ahead);
-    m.dy = rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, V);
+    m.dy = n.normaliser ? divide_back(p, m.copy_dy, b, h, t0, c) : rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, V);
 
     to_columns(x.v, Vp, m.columns_v);
-    set_product(C, C, V, Operand<T>{m.dy.at, m.dy.stride, 1}, m.columns_v, C, m.d_pair, C);                 // Y = query M0^T + A V, for A
-    set_product(C, Kp, V, Operand<T>{m.dy.at, m.dy.stride, 1}, memory, Kp, m.dq, Kp);                       // Y, for query
-    set_product(C, Kp, V, Operand<T>{x.v.at, x.v.stride, 1}, m.adjoint, Kp, m.dk, Kp);                     // M_C = M0 since + V^T Kend, for Kend
+    if (n.normaliser) {   // a value of 1: in V, and in what Kend is told
+      for (int64_t r = 0; r < C; ++r) m.columns_v[V * C + r] = 1;
+      for (int64_t r = 0; r < C; ++r) write_row(m.dk + r * Kp, m.adjoint + V * Kp, Kp, true);
+    }
+    ahead(2);
+    set_product(C, C, R, Operand<T>{m.dy.at, m.dy.stride, 1}, m.columns_v, C, m.d_pair, C);                 // Y = query M0^T + A V, for A
+    set_product(C, Kp, R, Operand<T>{m.dy.at, m.dy.stride, 1}, memory, Kp, m.dq, Kp);                       // Y, for query
+    ahead(2);
+    const T* const told = n.normaliser ? m.dk : nullptr;
+    product<T>(C, Kp, V, {x.v.at, x.v.stride, 1}, m.adjoint, Kp, m.dk, Kp, told, nullptr);                      // M_C = M0 since + V^T Kend, for Kend
+    ahead(2);
     if (p.dv.at) {
       to_columns(Strided<T>{x.end, Kp}, Kp, x.columns);
       set_product(V, C, Kp, Operand<T>{m.adjoint, Kp, 1}, x.columns, C, m.dvt, C);              // M_C, for V
@@ -543,7 +578,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
         for (int64_t s = 0; s < c; ++s) write_row(dv + s * p.dv.token_stride, m.dv + s * Vp, V, first_value);
       }
     }
-    if (n.normaliser) answer_ones(p, m, memory + V * Kp, m.adjoint + V * Kp, b, h, t0, c, dn);
+    ahead(2);
     for (int64_t r = 0; r < C; ++r) {
       diagonal[r] = m.d_pair[r * C + r];
       const int64_t seen = g.strict ? r : r + 1;
@@ -551,21 +586,22 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
       for (int64_t s = 0; s < C; ++s) d[s] = s < seen ? d[s] : T(0);
     }
     if (p.d_log_decay)
-      for (int64_t j = 0; j < Kp; j += L) {
-        Vec<T> sum{};
-        for (int64_t r = 0; r < R; ++r) sum += vec(memory + r * Kp + j) * vec(m.adjoint + r * Kp + j);
-        vec(m.d_since + j) = sum;                                                               // M_C = M0 since + V^T Kend, for since
-      }
+      four_registers<T>(Kp, [&]<int N>(int64_t j) __attribute__((always_inline)) {
+        Vec<T> sum[N] = {};
+        for (int64_t r = 0; r < R; ++r)
+          for (int i = 0; i < N; ++i) sum[i] += vec(memory + r * Kp + j + i * L) * vec(m.adjoint + r * Kp + j + i * L);
+        for (int i = 0; i < N; ++i) vec(m.d_since + j + i * L) = sum[i];                        // M_C = M0 since + V^T Kend, for since
+      });
     else pad_row(m.d_since, 0, Kp);
     if (g.per_channel) {
       for (int64_t j = 0; j < Kp; j += L) sweep_channels(x, m, j, Kp, c, g.strict);
     } else {
       sweep_heads(x, m, Kp, c, g.strict, p.d_log_decay != nullptr);
     }
+    ahead(C);
     write_block(p, x, m, diagonal, b, h, t0, c, first_key);
     if (t0 == 0 && !p.d_memory_in) break;
-    if (n.normaliser) ask_back(x, dn, m.adjoint + V * Kp, Kp, c);
-    add_product(V, Kp, c, Operand<T>{m.dy.at, 1, m.dy.stride}, x.query, Kp, m.adjoint, Kp, x.since + c * Kp);   // M_C;  Y, for M0
+    add_product(R, Kp, c, Operand<T>{m.dy.at, 1, m.dy.stride}, x.query, Kp, m.adjoint, Kp, x.since + c * Kp);   // M_C;  Y, for M0
   }
 }
 

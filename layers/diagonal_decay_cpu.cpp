@@ -9,8 +9,8 @@
 // whole registers, so the memory lies [V, K] in all of them, and the products are our own: BLAS packs what is used once.
 // One decay a head: F is a 16 x 16 table and A a product. One a channel: each k'_s is carried along r, times a_r, 136 pairs a block.
 // Everywhere F grows by recurrence; a = 0 is nothing special.
-// The normaliser's row z of M has no values to multiply: its part of a product is a sum over tokens, and it stands outside the products.
-//   n_r = (Q since)_r . z0 + sum_s A_rs      z_C = z0 since_15 + sum_s Kend_s
+// The normaliser is one more row of M, whose values are 1: n_r = (Q since)_r . m0 + sum_s A_rs, m_C = m0 since_15 + sum_s Kend_s. Y is divided by z(n) where
+// it lies in registers of tokens. Backward the rows (dY / z, dn), dn = -z'(n) (dY / z) . (Y / z), take dY's place, and the products go one further.
 // A worker owns one slab of the workspace; tasks are (sequence, group of heads that share key and value rows).
 // Tested against the token recurrence in tests/diagonal_decay_kernel.cpp; the same algebra, token by token, is in cuda/diagonal_decay.cu.
 #include <ttr/layers/diagonal_decay_kernel.hpp>
@@ -63,16 +63,15 @@ template <class T> struct Block {
 
 template <class T> struct ForwardSlab {
   Block<T> x;
-  T *yt, *y, *memory, *normaliser;
+  T *yt, *y, *memory;
   size_t count;
   ForwardSlab(T* at, const DecaySizes& n, int64_t heads) {
     Pieces<T> p{at};
     const int64_t Kp = padded(n.key_dim), Vp = padded(n.value_dim);
     x.take(p, Kp, Vp);
-    yt = p.take(Vp * C);               // Y transposed                          [Vp, 16]
+    yt = p.take((Vp + 1) * C);         // Y transposed, then n                  [Vp + 1, 16]
     y = p.take(C * Vp);                // Y                                     [16, Vp]
     memory = p.take(heads * n.rows() * Kp);   // M                              [heads, R, Kp]
-    normaliser = p.take(C);            // n                                     [16]
     count = p.used;
   }
 };
@@ -88,8 +87,8 @@ template <class T> struct BackwardSlab {
     for (Block<T>& block : x) block.take(p, Kp, Vp);
     states = p.take(kBlocks * n.rows() * Kp);      // the memory that enters each block      [4, R, Kp]
     adjoint = p.take(heads * n.rows() * Kp);       // dM                                     [heads, R, Kp]
-    copy_dy = p.take(C * Vp);                      // dy where it is not read in place       [16, Vp]
-    columns_v = p.take(Vp * C);                    // V transposed                           [Vp, 16]
+    copy_dy = p.take(C * (Vp + C));                // dy where it is not read in place; divided, then dn   [16, Vp + 16]
+    columns_v = p.take((Vp + 1) * C);              // V transposed; ones after the values    [Vp + 1, 16]
     d_pair = p.take(C * C);                        // dA [r, s]                              [16, 16]
     pair_rows = p.take(C * C);                     // A [r, s]                               [16, 16]
     dq = p.take(C * Kp);                           // of query, then of q                    [16, Kp]

@@ -2,7 +2,7 @@
 //
 //   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   a_t = exp(g_t)        M [V, K]; g a number a token and head, or one a channel
 //   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)                    inclusive; strict: M_{t-1} q_t; u [K] the bonus, or 0
-//   n_t = the same with 1 for v_t: the normaliser, whose memory is the last row of M [V + 1, K] where it is asked for
+//   n_t = the same with 1 for v_t: the normaliser, whose memory is the last row of M [V + 1, K] where it is asked for; then the answer is y_t / z(n_t)
 //
 //   linear_attention (arXiv 2006.16236)               a = 1
 //   retnet, simple_gla, mamba2 (arXiv 2307.08621, 2312.06635, 2405.21060)   a a number
@@ -40,32 +40,52 @@ template <class T> struct DecayGates {
   Wide<T> scale = 1;
 };
 
+// z(n), what an answer is divided by: n + eps, for positive features; max(n, eps); max(|n|, floor) + eps.
+enum class Divide : int { sum, clamp, magnitude };
+template <class W> struct Divisor {
+  Divide by = Divide::sum;
+  W eps = 0;
+  const W* floor = nullptr;             // [B, T, H], at `gate`; null: 1
+  TTR_BOTH W least(int64_t gate) const { return by == Divide::clamp ? eps : floor ? floor[gate] : W(1); }
+  TTR_BOTH bool floored(W n, int64_t gate) const { return by != Divide::sum && (by == Divide::magnitude && n < 0 ? -n : n) < least(gate); }
+  TTR_BOTH W of(W n, int64_t gate) const {
+    const W z = floored(n, gate) ? least(gate) : by == Divide::magnitude && n < 0 ? -n : n;
+    return by == Divide::clamp ? z : z + eps;
+  }
+  TTR_BOTH W slope(W n, int64_t gate) const { return floored(n, gate) ? W(0) : by != Divide::magnitude ? W(1) : W((n > 0) - (n < 0)); }   // dz / dn
+  TTR_BOTH W floor_slope(W n, int64_t gate) const { return W(by == Divide::magnitude && floored(n, gate)); }   // dz / dfloor
+};
+
 template <class T> struct DecayForward {
   DecaySizes size;
   DecayGates<T> gates;
+  Divisor<Wide<T>> divisor;             // read where size.normaliser
   Rows<const T> q;                      // [B, T, H,  K]
   Rows<const T> k;                      // [B, T, Hk, K]; null where tied
   Rows<const T> v;                      // [B, T, Hv, V]
   const Wide<T>* memory_in = nullptr;   // [B, H, R, K]; null: zero
   Wide<T>* memory_out = nullptr;        // [B, H, R, K]
   Wide<T>* saved = nullptr;             // [B, H, chunks, R, K]: the memory that enters each chunk, for the backward; null: not wanted
-  Rows<T> y;                            // [B, T, H, V]
+  Rows<T> y;                            // [B, T, H, V], divided where size.normaliser
   Wide<T>* normaliser = nullptr;        // n [B, T, H]; given where size.normaliser
 };
 
 template <class T> struct DecayBackward {
   DecaySizes size;
   DecayGates<T> gates;
+  Divisor<Wide<T>> divisor;
   Rows<const T> q, k, v;
   const Wide<T>* saved = nullptr;       // [B, H, chunks, R, K] from the forward
   Rows<const T> dy;                     // [B, T, H, V]
-  const Wide<T>* d_normaliser = nullptr;   // [B, T, H]; given where size.normaliser
+  Rows<const T> y;                      // [B, T, H, V] and
+  const Wide<T>* normaliser = nullptr;  // [B, T, H] from the forward; given where size.normaliser
   const Wide<T>* d_memory_out = nullptr;   // [B, H, R, K]; null: zero
   // Overwritten, never accumulated; a null pointer is a gradient nobody needs. dq, dk, dv sum over the heads that share a row.
   Rows<T> dq, dk, dv;                   // shapes of q, k, v
   Wide<T>* d_log_decay = nullptr;       // the shape of log_decay
   Wide<T>* d_write = nullptr;           // [B, T, H]
   Wide<T>* d_bonus = nullptr;           // [B, H, K]: one a sequence; the caller sums over B
+  Wide<T>* d_floor = nullptr;           // [B, T, H], of divisor.floor
   Wide<T>* d_memory_in = nullptr;       // [B, H, R, K]
 };
 

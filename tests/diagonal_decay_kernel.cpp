@@ -39,7 +39,6 @@ double loss(const DecayProblem& p) {
   const DecayAnswer r = decay_answer(p);
   double sum = 0;
   for (size_t i = 0; i < r.y.size(); ++i) sum += r.y[i] * p.dy[i];
-  for (size_t i = 0; i < r.normaliser.size(); ++i) sum += r.normaliser[i] * p.d_normaliser[i];
   for (size_t i = 0; i < p.d_memory_out.size(); ++i) sum += r.memory_out[i] * p.d_memory_out[i];
   return sum;
 }
@@ -54,9 +53,11 @@ struct ThreadCount {
 
 TEST_SUITE("diagonal_decay_kernel") {
   TEST_CASE("the reference's adjoint agrees with central differences") {
+    int kinds = 0;
     for (const auto& [kind, tied] : {std::pair{DecayKind::head, false}, {DecayKind::channel, false}, {DecayKind::channel, true}})
       for (const bool strict : {false, true}) {
         DecayShape shape{.size = {1, 23, 4, tied ? 4 : 2, 1, 3, 4}, .kind = kind, .strict = strict, .tied = tied};
+        shape.divide = Divide(kinds++ % 3), shape.floor = true;
         shape.bonus = shape.write = shape.segments = shape.carried = shape.size.normaliser = true;
         DecayProblem p = decay_problem(shape, 3);
         const DecayAnswer r = decay_answer(p);
@@ -67,7 +68,8 @@ TEST_SUITE("diagonal_decay_kernel") {
             {&DecayProblem::log_decay, &DecayAnswer::d_log_decay},
             {&DecayProblem::write, &DecayAnswer::d_write},
             {&DecayProblem::bonus, &DecayAnswer::d_bonus},
-            {&DecayProblem::memory_in, &DecayAnswer::d_memory_in}};
+            {&DecayProblem::memory_in, &DecayAnswer::d_memory_in},
+            {&DecayProblem::floor, &DecayAnswer::d_floor}};
         for (const auto& [leaf, adjoint] : leaves) {
           REQUIRE((p.*leaf).size() == (r.*adjoint).size());
           std::vector<double> difference;
@@ -124,7 +126,7 @@ TEST_SUITE("diagonal_decay_kernel") {
   TEST_CASE("a sequence cut anywhere, memory carried, is the sequence") {
     for (const bool strict : {false, true}) {
       DecayShape shape{.size = {2, 130, 2, 1, 2, 24, 20}, .kind = DecayKind::channel, .range = DecayRange::mixed, .strict = strict};
-      shape.write = shape.fused = shape.carried = shape.size.normaliser = true;
+      shape.write = shape.fused = shape.carried = shape.size.normaliser = shape.floor = true, shape.divide = Divide::magnitude;
       const DecayProblem p = decay_problem(shape, 7);
       const DecayAnswer whole = run<double>(p);
       for (int64_t cut : {1, 50, 64, 129}) {
@@ -136,7 +138,7 @@ TEST_SUITE("diagonal_decay_kernel") {
         DecayAnswer joined = first;
         joined.memory_out = last.memory_out;
         for (auto part : {&DecayAnswer::y, &DecayAnswer::dq, &DecayAnswer::dk, &DecayAnswer::dv, &DecayAnswer::d_log_decay, &DecayAnswer::d_write,
-                          &DecayAnswer::normaliser}) {
+                          &DecayAnswer::normaliser, &DecayAnswer::d_floor}) {
           const size_t width = (whole.*part).size() / (2 * 130);
           (joined.*part).clear();
           for (size_t b = 0; b < 2; ++b) {

@@ -2,7 +2,7 @@
 // f64, on std::vector.
 //
 //   M_t = M_{t-1} diag(a_t) + w_t v_t k_t^T,   y_t = scale (M_t q_t + ((u * k_t) . q_t) v_t)          strict: M_{t-1} q_t
-//   with size.normaliser v_t has a further channel, 1, whose answer is n_t
+//   with size.normaliser v_t has a further channel, 1, whose answer is n_t, and y_t is divided by z(n_t)
 //
 // DecayShape names a case, DecayProblem draws its numbers, decay_answer() solves it, DecayRun<T> holds the same numbers as a kernel of
 // operands T reads them (outputs filled with NaN). forward_arguments and backward_arguments take a function that turns a host vector
@@ -24,14 +24,17 @@ struct DecayShape {
   bool tied = false;     // k = 1 - exp(log_decay); DecayProblem::k and the answer's dk are empty
   bool fused = false;    // q, k, v are columns of one projection
   bool carried = false;  // memory_in and d_memory_out are given
+  Divide divide = Divide::sum;   // with size.normaliser
+  bool floor = false;    // of Divide::magnitude, given
 };
 
 inline std::string describe(const DecayShape& x) {
   const char *kind[] = {"none", "head", "channel"}, *range[] = {"mild", "strong", "mixed"};
-  return fmt::format("B{} T{} H{}/{}/{} K{} V{} decay={} {} strict={} bonus={} write={} segments={} fused={} carried={} normaliser={} tied={}",
-                     x.size.batch, x.size.tokens,
+  const char* divide[] = {"sum", "clamp", "magnitude"};
+  return fmt::format("B{} T{} H{}/{}/{} K{} V{} decay={} {} strict={} bonus={} write={} segments={} fused={} carried={} normaliser={} divide={} floor={} "
+                     "tied={}", x.size.batch, x.size.tokens,
                      x.size.heads, x.size.key_heads, x.size.value_heads, x.size.key_dim, x.size.value_dim, kind[int(x.kind)], range[int(x.range)],
-                     x.strict, x.bonus, x.write, x.segments, x.fused, x.carried, x.size.normaliser, x.tied);
+                     x.strict, x.bonus, x.write, x.segments, x.fused, x.carried, x.size.normaliser, divide[int(x.divide)], x.floor, x.tied);
 }
 
 inline std::vector<DecayShape> decay_shapes() {
@@ -45,7 +48,7 @@ inline std::vector<DecayShape> decay_shapes() {
       DecayShape x{.size = {1 + i % 2, tokens, h[0], h[1], h[2], key_dim, value_dims[(i * 2 + i / 5) % 5]}};
       x.kind = DecayKind((i + i / 4) % 3), x.range = DecayRange((i / 2 + i / 7) % 3);
       x.strict = i % 4 > 1, x.bonus = i % 8 > 4, x.write = i % 5 > 2, x.segments = i % 7 > 3, x.fused = i % 3 == 1, x.carried = i % 2 == 1;
-      x.size.normaliser = i % 6 < 2;
+      x.size.normaliser = i % 6 < 2, x.divide = Divide((i / 2) % 3), x.floor = i % 4 < 2;
       shapes.push_back(x);
       ++i;
       if (x.kind != DecayKind::channel) continue;
@@ -56,7 +59,10 @@ inline std::vector<DecayShape> decay_shapes() {
     for (const bool strict : {false, true}) {
       DecayShape all{.size = {2, 130, 6, 2, 3, 20, 17}, .kind = kind, .range = DecayRange::mixed, .strict = strict};   // groups that straddle each other
       all.bonus = all.write = all.segments = all.fused = all.carried = all.size.normaliser = true;
-      shapes.push_back(all);
+      for (const Divide divide : {Divide::sum, Divide::clamp, Divide::magnitude}) {
+        all.divide = divide, all.floor = strict;
+        shapes.push_back(all);
+      }
       shapes.push_back({.size = {1, 200, 1, 1, 1, 5, 3}, .kind = kind, .strict = strict, .carried = true});   // narrower than a register
       shapes.push_back({.size = {1, 100, 2, 2, 2, 40, 24}, .kind = kind, .range = DecayRange::strong, .strict = strict, .carried = true});
     }
@@ -64,16 +70,16 @@ inline std::vector<DecayShape> decay_shapes() {
 }
 
 // Contiguous: q [B,T,H,K], k [B,T,Hk,K], v [B,T,Hv,V], log_decay [B,T,H] or [B,T,H,K], write [B,T,H], bonus [H,K], memories [B,H,R,K],
-// dy [B,T,H,V], d_normaliser [B,T,H].
+// dy [B,T,H,V], floor [B,T,H].
 struct DecayProblem {
   DecayShape shape;
-  double scale = 0.5;
-  std::vector<double> q, k, v, log_decay, write, bonus, memory_in, dy, d_memory_out, d_normaliser;   // log_decay and the following ones empty: null
+  double scale = 0.5, eps = 0.5;
+  std::vector<double> q, k, v, log_decay, write, bonus, memory_in, dy, d_memory_out, floor;   // log_decay and the following ones but dy empty: null
   std::vector<int32_t> segments;
 };
 
 struct DecayAnswer {
-  std::vector<double> y, memory_out, dq, dk, dv, d_log_decay, d_write, d_bonus, d_memory_in, normaliser;   // d_bonus [B, H, K]
+  std::vector<double> y, memory_out, dq, dk, dv, d_log_decay, d_write, d_bonus, d_memory_in, normaliser, d_floor;   // d_bonus [B, H, K]
 };
 
 inline DecayProblem decay_problem(const DecayShape& shape, uint64_t seed) {
@@ -82,14 +88,15 @@ inline DecayProblem decay_problem(const DecayShape& shape, uint64_t seed) {
   DeltaRandom random(seed);
   DecayProblem p;
   p.shape = shape;
-  p.q = random(rows * n.heads * n.key_dim, -1, 1);
-  if (!shape.tied) p.k = random(rows * n.key_heads * n.key_dim, -1, 1);
+  const double least = n.normaliser && shape.divide == Divide::sum ? 0.1 : -1;   // a sum is for positive features
+  p.q = random(rows * n.heads * n.key_dim, least, 1);
+  if (!shape.tied) p.k = random(rows * n.key_heads * n.key_dim, least, 1);
   p.v = random(rows * n.value_heads * n.value_dim, -1, 1);
   p.dy = random(rows * n.heads * n.value_dim, -1, 1);
-  if (n.normaliser) p.d_normaliser = random(rows * n.heads, -1, 1);
+  if (n.normaliser && shape.floor) p.floor = random(rows * n.heads, 0.5, 4);
   if (shape.write) p.write = random(rows * n.heads, 0.1, 1);
-  if (shape.bonus) p.bonus = random(n.heads * n.key_dim, -1, 1);
-  if (shape.carried) p.memory_in = random(memory, -1, 1), p.d_memory_out = random(memory, -1, 1);
+  if (shape.bonus) p.bonus = random(n.heads * n.key_dim, least, 1);
+  if (shape.carried) p.memory_in = random(memory, least, 1), p.d_memory_out = random(memory, -1, 1);
   if (shape.segments)
     for (int64_t i = 0; i < rows; ++i) p.segments.push_back(int32_t((i % n.tokens) / 21 * 5 % 4));
   if (shape.kind == DecayKind::none) return p;
@@ -107,7 +114,14 @@ inline DecayAnswer decay_answer(const DecayProblem& p) {
   const bool channel = p.shape.kind == DecayKind::channel;
   DecayAnswer r;
   r.y.assign(p.dy.size(), 0);
-  r.normaliser.assign(p.d_normaliser.size(), 0);
+  std::vector<double> dn(n.normaliser ? B * T * H : 0);
+  r.normaliser.assign(dn.size(), 0), r.d_floor.assign(p.floor.size(), 0);
+  const auto least = [&](int64_t gate) { return p.shape.divide == Divide::clamp ? p.eps : p.floor.empty() ? 1 : p.floor[gate]; };
+  const auto bounded = [&](double size, int64_t gate) { return p.shape.divide == Divide::sum ? size : std::max(size, least(gate)); };
+  const auto size = [&](double x) { return p.shape.divide == Divide::magnitude ? std::abs(x) : x; };
+  const auto divisor = [&](int64_t gate) {   // z(n)
+    return n.normaliser ? bounded(size(r.normaliser[gate]), gate) + (p.shape.divide == Divide::clamp ? 0 : p.eps) : 1;
+  };
   r.memory_out.assign(B * H * RK, 0);
   r.dq.assign(p.q.size(), 0);
   std::vector<double> keys = p.k;
@@ -143,6 +157,13 @@ inline DecayAnswer decay_answer(const DecayProblem& p) {
           for (int64_t j = 0; j < K; ++j) y += asked(t, i, j) * q[j] + (u ? u[j] * k[j] * q[j] * value : 0);
           (i < V ? r.y[gate * V + i] : r.normaliser[gate]) = p.scale * y;
         }
+        for (int64_t i = 0; i < V; ++i) r.y[gate * V + i] /= divisor(gate);
+        if (!n.normaliser) continue;
+        double dz = 0;   // y = N / z
+        for (int64_t i = 0; i < V; ++i) dz -= p.dy[gate * V + i] * r.y[gate * V + i] / divisor(gate);
+        const bool held = size(r.normaliser[gate]) < bounded(size(r.normaliser[gate]), gate);   // at the floor
+        dn[gate] = held ? 0 : p.shape.divide == Divide::magnitude && r.normaliser[gate] < 0 ? -dz : dz;
+        if (!p.floor.empty()) r.d_floor[gate] = held && p.shape.divide == Divide::magnitude ? dz : 0;
       }
       for (int64_t i = 0; i < RK; ++i) r.memory_out[(b * H + h) * RK + i] = M[T * RK + i];
 
@@ -152,7 +173,7 @@ inline DecayAnswer decay_answer(const DecayProblem& p) {
         const double *q = &p.q[gate * K], *k = &keys[(at * Hk + hk) * K], *v = &p.v[(at * Hv + hv) * V], *u = p.bonus.empty() ? nullptr : &p.bonus[h * K];
         const double w = p.write.empty() ? 1 : p.write[gate];
         double *dq = &r.dq[gate * K], *dk = &r.dk[(at * Hk + hk) * K], *dv = &r.dv[(at * Hv + hv) * V];
-        const auto heard = [&](int64_t i) { return p.scale * (i < V ? p.dy[gate * V + i] : p.d_normaliser[gate]); };
+        const auto heard = [&](int64_t i) { return p.scale * (i < V ? p.dy[gate * V + i] / divisor(gate) : dn[gate]); };
         const auto read = [&](int64_t i, int64_t j) { dM[i * K + j] += heard(i) * q[j]; };   // y = scale M q
         for (int64_t i = 0; i < R; ++i)
           for (int64_t j = 0; j < K; ++j) {
@@ -187,7 +208,7 @@ inline DecayAnswer decay_answer(const DecayProblem& p) {
 template <class T> DecayProblem rounded(DecayProblem p) {
   for (auto* x : {&p.q, &p.k, &p.v, &p.dy})
     for (double& e : *x) e = double(T(e));
-  for (auto* x : {&p.log_decay, &p.write, &p.bonus, &p.memory_in, &p.d_memory_out, &p.d_normaliser})
+  for (auto* x : {&p.log_decay, &p.write, &p.bonus, &p.memory_in, &p.d_memory_out, &p.floor})
     for (double& e : *x) e = double(Wide<T>(e));
   return p;
 }
@@ -204,7 +225,7 @@ inline DecayProblem slice(const DecayProblem& p, int64_t begin, int64_t end) {
   };
   DecayProblem part = p;
   for (auto x : {&DecayProblem::q, &DecayProblem::k, &DecayProblem::v, &DecayProblem::log_decay, &DecayProblem::write, &DecayProblem::dy,
-                 &DecayProblem::d_normaliser})
+                 &DecayProblem::floor})
     part.*x = cut(p.*x);
   part.segments = cut(p.segments);
   part.shape.size.tokens = end - begin;
@@ -215,13 +236,13 @@ inline DecayProblem slice(const DecayProblem& p, int64_t begin, int64_t end) {
 template <class T> struct DecayRun {
   DecayShape shape;
   DeltaLayout layout;
-  double scale;
+  double scale, eps;
   std::vector<T> q, k, v, dy, y, dq, dk, dv;   // fused: q holds k and v too, dq holds dk and dv
   std::vector<Wide<T>> log_decay, write, bonus, memory_in, d_memory_out, memory_out, saved, d_log_decay, d_write, d_bonus, d_memory_in;
-  std::vector<Wide<T>> normaliser, d_normaliser;
+  std::vector<Wide<T>> normaliser, floor, d_floor;
   std::vector<int32_t> segments;
 
-  explicit DecayRun(const DecayProblem& p) : shape(p.shape), layout(as_delta(p.shape)), scale(p.scale), segments(p.segments) {
+  explicit DecayRun(const DecayProblem& p) : shape(p.shape), layout(as_delta(p.shape)), scale(p.scale), eps(p.eps), segments(p.segments) {
     const DecaySizes& n = shape.size;
     const T nan = T(std::numeric_limits<double>::quiet_NaN());
     const Wide<T> wide_nan = std::numeric_limits<Wide<T>>::quiet_NaN();
@@ -238,10 +259,10 @@ template <class T> struct DecayRun {
                             {&p.bonus, &bonus},
                             {&p.memory_in, &memory_in},
                             {&p.d_memory_out, &d_memory_out},
-                            {&p.d_normaliser, &d_normaliser}})
+                            {&p.floor, &floor}})
       for (double e : *from) to->push_back(Wide<T>(e));
     const int64_t heads = n.batch * n.heads, memory = n.rows() * n.key_dim;
-    normaliser.assign(d_normaliser.size(), wide_nan);
+    normaliser.assign(n.normaliser ? n.batch * n.tokens * n.heads : 0, wide_nan), d_floor.assign(floor.size(), wide_nan);
     for (auto* x : {&memory_out, &d_memory_in}) x->assign(heads * memory, wide_nan);
     d_log_decay.assign(log_decay.size(), wide_nan);
     d_write.assign(write.size(), wide_nan);
@@ -253,7 +274,7 @@ template <class T> struct DecayRun {
   DecayAnswer answer() const {
     const DecaySizes& n = shape.size;
     const auto wide = [](const std::vector<Wide<T>>& x) { return std::vector<double>(x.begin(), x.end()); };
-    DecayAnswer r{{}, wide(memory_out), {}, {}, {}, wide(d_log_decay), wide(d_write), wide(d_bonus), wide(d_memory_in), wide(normaliser)};
+    DecayAnswer r{{}, wide(memory_out), {}, {}, {}, wide(d_log_decay), wide(d_write), wide(d_bonus), wide(d_memory_in), wide(normaliser), wide(d_floor)};
     for (T e : y) r.y.push_back(double(e));
     r.dq = gather(dq, layout.q, layout.q_stride, n.heads * n.key_dim);
     if (!shape.tied) r.dk = gather(layout.fused ? dq : dk, layout.k, layout.k_stride, n.key_heads * n.key_dim);
@@ -295,6 +316,7 @@ template <class T, class Place> DecayForward<T> forward_arguments(DecayRun<T>& r
   a.v = {(l.fused ? q : place(r.v)) + l.v, l.v_stride};
   a.memory_in = maybe(r.memory_in), a.memory_out = place(r.memory_out), a.saved = place(r.saved);
   a.y = {place(r.y), a.size.heads * a.size.value_dim};
+  a.divisor = {.by = r.shape.divide, .eps = Wide<T>(r.eps), .floor = maybe(r.floor)};
   a.normaliser = maybe(r.normaliser);
   return a;
 }
@@ -305,9 +327,10 @@ template <class T, class Place> DecayBackward<T> backward_arguments(DecayRun<T>&
   const auto maybe = [&](auto& x) { return x.empty() ? nullptr : place(x); };
   DecayBackward<T> a;
   T* const dq = place(r.dq);
-  a.size = f.size, a.gates = f.gates, a.q = f.q, a.k = f.k, a.v = f.v, a.saved = f.saved;
+  a.size = f.size, a.gates = f.gates, a.divisor = f.divisor, a.q = f.q, a.k = f.k, a.v = f.v, a.saved = f.saved;
   a.dy = {place(r.dy), a.size.heads * a.size.value_dim};
-  a.d_memory_out = maybe(r.d_memory_out), a.d_normaliser = maybe(r.d_normaliser);
+  if (a.size.normaliser) a.y = {f.y.at, f.y.token_stride};
+  a.d_memory_out = maybe(r.d_memory_out), a.normaliser = f.normaliser, a.d_floor = maybe(r.d_floor);
   a.dq = {dq + l.q, l.q_stride};
   if (!r.shape.tied) a.dk = {(l.fused ? dq : place(r.dk)) + l.k, l.k_stride};
   a.dv = {(l.fused ? dq : place(r.dv)) + l.v, l.v_stride};
@@ -329,7 +352,8 @@ inline constexpr DecayPart kDecayParts[] = {{"y", &DecayAnswer::y, false},
                                             {"d_write", &DecayAnswer::d_write, true},
                                             {"d_bonus", &DecayAnswer::d_bonus, true},
                                             {"d_memory_in", &DecayAnswer::d_memory_in, true},
-                                            {"normaliser", &DecayAnswer::normaliser, false}};
+                                            {"normaliser", &DecayAnswer::normaliser, false},
+                                            {"d_floor", &DecayAnswer::d_floor, true}};
 
 // Every part of the answer that is further off than allowed, as a sentence; empty when all hold.
 inline std::string decay_mismatch(const DecayAnswer& got, const DecayAnswer& want, const DecayShape& shape, uint64_t seed, double outputs,
