@@ -25,7 +25,7 @@ struct Words {
 
 template <class T> inline constexpr int kPerBlock = sizeof(T) == 8 ? 2 : 4;   // elements of T a block of words gives
 
-TTR_BOTH inline Words philox4x32(Words counter, uint32_t key0, uint32_t key1) {
+TTR_BOTH Words philox4x32(Words counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t(0xD2511F53u) * counter.at[0], p1 = uint64_t(0xCD9E8D57u) * counter.at[2];
     counter = {{uint32_t(p1 >> 32) ^ counter.at[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ counter.at[3] ^ key1, uint32_t(p0)}};
@@ -35,55 +35,55 @@ TTR_BOTH inline Words philox4x32(Words counter, uint32_t key0, uint32_t key1) {
   return counter;
 }
 
-TTR_BOTH inline Words philox(Key key, uint64_t block) {
+TTR_BOTH Words philox(Key key, uint64_t block) {
   return philox4x32({{uint32_t(block), uint32_t(block >> 32), uint32_t(key.stream), uint32_t(key.stream >> 32)}}, uint32_t(key.seed),
                     uint32_t(key.seed >> 32));
 }
 
 // [0, 1)
-TTR_BOTH inline float uniform_of(uint32_t word) { return float(word >> 8) * 0x1p-24f; }
-TTR_BOTH inline double uniform_of(uint32_t low, uint32_t high) { return double((uint64_t(high) << 32 | low) >> 11) * 0x1p-53; }
+TTR_BOTH float uniform_of(uint32_t word) { return float(word >> 8) * 0x1p-24f; }
+TTR_BOTH double uniform_of(uint32_t low, uint32_t high) { return double((uint64_t(high) << 32 | low) >> 11) * 0x1p-53; }
 
 // low + (high - low) u, written so that fusing the product with the sum, as one compiler does and another does not, changes no bit.
-TTR_BOTH inline float between(float low, float high, float u) { return float(double(low) + double(high - low) * double(u)); }
-TTR_BOTH inline double between(double low, double high, double u) { return std::fma(high - low, u, low); }
+TTR_BOTH float between(float low, float high, float u) { return float(double(low) + double(high - low) * double(u)); }
+TTR_BOTH double between(double low, double high, double u) { return std::fma(high - low, u, low); }
 
 template <class T> struct Pair { T first, second; };
 
 // Two normals from two uniforms; u in (0, 1], so that the logarithm is finite.
-template <class T> TTR_BOTH inline Pair<T> box_muller(T u, T w) {
+template <class T> TTR_BOTH Pair<T> box_muller(T u, T w) {
   const T radius = std::sqrt(T(-2) * std::log(u)), angle = T(6.283185307179586476925286766559) * w;
   return {radius * std::cos(angle), radius * std::sin(angle)};
 }
 
-TTR_BOTH inline Pair<float> normals_of(uint32_t a, uint32_t b) {   // a in 32 bits: the tail reaches 6.7
+TTR_BOTH Pair<float> normals_of(uint32_t a, uint32_t b) {   // a in 32 bits: the tail reaches 6.7
   return box_muller((float(a) + 0.5f) * 0x1p-32f, uniform_of(b));
 }
-TTR_BOTH inline Pair<double> normals_of(Words words) {
+TTR_BOTH Pair<double> normals_of(Words words) {
   return box_muller(1.0 - uniform_of(words.at[0], words.at[1]), uniform_of(words.at[2], words.at[3]));
 }
 
-template <class T> TTR_BOTH inline T uniform(Key key, uint64_t i);
-template <> TTR_BOTH inline float uniform<float>(Key key, uint64_t i) { return uniform_of(philox(key, i / 4).at[i % 4]); }
-template <> TTR_BOTH inline double uniform<double>(Key key, uint64_t i) {
+template <class T> TTR_BOTH T uniform(Key key, uint64_t i);
+template <> TTR_BOTH float uniform<float>(Key key, uint64_t i) { return uniform_of(philox(key, i / 4).at[i % 4]); }
+template <> TTR_BOTH double uniform<double>(Key key, uint64_t i) {
   const Words words = philox(key, i / 2);
   return uniform_of(words.at[2 * (i % 2)], words.at[2 * (i % 2) + 1]);
 }
 
-template <class T> TTR_BOTH inline T normal(Key key, uint64_t i);
-template <> TTR_BOTH inline float normal<float>(Key key, uint64_t i) {
+template <class T> TTR_BOTH T normal(Key key, uint64_t i);
+template <> TTR_BOTH float normal<float>(Key key, uint64_t i) {
   const Words words = philox(key, i / 4);
   const Pair<float> pair = i % 4 < 2 ? normals_of(words.at[0], words.at[1]) : normals_of(words.at[2], words.at[3]);
   return i % 2 == 0 ? pair.first : pair.second;
 }
-template <> TTR_BOTH inline double normal<double>(Key key, uint64_t i) {
+template <> TTR_BOTH double normal<double>(Key key, uint64_t i) {
   const Pair<double> pair = normals_of(philox(key, i / 2));
   return i % 2 == 0 ? pair.first : pair.second;
 }
 
 // Whether dropout keeps element i; probability 1 keeps all, 0 none. The same elements for every dtype and on both devices.
-TTR_BOTH inline bool keep(uint32_t word, float probability) { return uniform_of(word) < probability; }
-TTR_BOTH inline bool keep(Key key, uint64_t i, float probability) { return keep(philox(key, i / 4).at[i % 4], probability); }
+TTR_BOTH bool keep(uint32_t word, float probability) { return uniform_of(word) < probability; }
+TTR_BOTH bool keep(Key key, uint64_t i, float probability) { return keep(philox(key, i / 4).at[i % 4], probability); }
 
 namespace cuda {  // T: float, double, bf16; bf16 is the float sequence, rounded. out[i] is element offset + i of the key's sequence
 template <class T> Status fill_uniform(Key, int64_t offset, T* out, int64_t n, Wide<T> low, Wide<T> high, Stream);

@@ -106,7 +106,7 @@ TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int6
     x.hidden[r] = starts[r] && g.strict;
     x.w[r] = inside && g.write ? g.write[gate] : T(1);
     scale[r] = x.hidden[r] ? T(0) : g.scale;
-    if (!g.per_channel) x.decay[r] = starts[r] ? T(0) : inside && g.log_decay ? fast_exp(g.log_decay[gate]) : T(1);
+    if (!g.per_channel) x.decay[r] = inside && g.log_decay ? g.log_decay[gate] : T(0);
   }
   const auto write_key = [&](int64_t r, int64_t j) { vec(x.k + r * Kp + j) = x.w[r] * vec(x.raw_k.at + r * x.raw_k.stride + j); };
   if (g.per_channel) {
@@ -129,6 +129,8 @@ TTR_SIMD_INLINE void load_block(Block<T>& x, const Arguments& p, int64_t b, int6
     }
     return;
   }
+  for (int64_t r = 0; r < C && g.log_decay; r += L) vec(x.decay + r) = exp_lanes(vec(x.decay + r));
+  for (int64_t r = 0; r < C; ++r) x.decay[r] = starts[r] ? T(0) : g.log_decay ? x.decay[r] : T(1);
   x.total[0] = 1;
   for (int64_t r = 0; r < C; ++r) {
     x.total[r + 1] = x.decay[r] * x.total[r];
@@ -158,6 +160,7 @@ template <class T> class Ahead {
     if (p.gates.log_decay && p.gates.per_channel) add(p.gates.log_decay + (b * n.tokens + t0) * gates + h * n.key_dim, gates, n.key_dim);
     if constexpr (requires { p.dy; }) {
       add(row(p.dy, n, b, t0, h, n.value_dim), p.dy.token_stride, n.value_dim);
+      if (n.normaliser) add(row(p.y, n, b, t0, h, n.value_dim), p.y.token_stride, n.value_dim);
       if (p.dq.at) add(row(p.dq, n, b, t0, h, n.key_dim), p.dq.token_stride, n.key_dim);
       if (p.dk.at) add(row(p.dk, n, b, t0, key_head, n.key_dim), p.dk.token_stride, n.key_dim);
       if (p.dv.at) add(row(p.dv, n, b, t0, value_head, n.value_dim), p.dv.token_stride, n.value_dim);
@@ -177,7 +180,7 @@ template <class T> class Ahead {
     int64_t stride, width;
   };
   TTR_SIMD_INLINE void add(const T* at, int64_t stride, int64_t width) { rows_[count_++] = {at, stride, width}; }
-  Row rows_[8];
+  Row rows_[9];
   int64_t count_ = 0, next_ = 0, tokens_ = 0;
 };
 
@@ -257,7 +260,7 @@ TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int6
   const int64_t Kp = padded(p.size.key_dim);
   if (g.per_channel) {
     for (int64_t s = 0; s < c; ++s) {
-      ahead(1);
+      if (s % 4 == 0) ahead(1);
       Vec<T> sums[C] = {};
       four_registers<T>(Kp, [&]<int N>(int64_t j) __attribute__((always_inline)) { carry_key<N>(x, j, s, Kp, c, g.strict, sums); });
       sum_lanes<C, T>(sums, x.pair + s * C);
@@ -267,13 +270,13 @@ TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int6
   } else {
     fill_table(x);
     to_columns(Strided<T>{x.q, Kp}, Kp, x.columns);
-    ahead(2);
+    ahead(1);
     set_product(C, C, Kp, Operand<T>{x.k, Kp, 1}, x.columns, C, x.gram, C);
-    ahead(2);
+    ahead(1);
     transpose_square<C>(x.table + (g.strict ? 0 : C), C, x.pair, C);
     for (int64_t i = 0; i < C * C; ++i) x.pair[i] *= x.gram[i];
     fade_keys(x, Kp, c, false);
-    ahead(2);
+    ahead(1);
   }
   if (g.bonus) add_bonus(x, p, b, h, t0, c);
 }
@@ -558,8 +561,9 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
       for (int64_t r = 0; r < C; ++r) m.columns_v[V * C + r] = 1;
       for (int64_t r = 0; r < C; ++r) write_row(m.dk + r * Kp, m.adjoint + V * Kp, Kp, true);
     }
-    ahead(2);
+    ahead(1);
     set_product(C, C, R, Operand<T>{m.dy.at, m.dy.stride, 1}, m.columns_v, C, m.d_pair, C);                 // Y = query M0^T + A V, for A
+    ahead(1);
     set_product(C, Kp, R, Operand<T>{m.dy.at, m.dy.stride, 1}, memory, Kp, m.dq, Kp);                       // Y, for query
     ahead(2);
     const T* const told = n.normaliser ? m.dk : nullptr;
@@ -568,6 +572,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
     if (p.dv.at) {
       to_columns(Strided<T>{x.end, Kp}, Kp, x.columns);
       set_product(V, C, Kp, Operand<T>{m.adjoint, Kp, 1}, x.columns, C, m.dvt, C);              // M_C, for V
+      ahead(2);
       transpose_square<C>(x.pair, C, m.pair_rows, C);
       add_product(V, C, c, Operand<T>{m.dy.at, 1, m.dy.stride}, m.pair_rows, C, m.dvt, C);                  // Y, for V
       T* const dv = row(p.dv, n, b, t0, value_head, V);
@@ -594,12 +599,17 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
       });
     else pad_row(m.d_since, 0, Kp);
     if (g.per_channel) {
-      for (int64_t j = 0; j < Kp; j += L) sweep_channels(x, m, j, Kp, c, g.strict);
+      for (int64_t j = 0; j < Kp; j += L) {
+        sweep_channels(x, m, j, Kp, c, g.strict);
+        ahead(1);
+      }
     } else {
+      ahead(1);
       sweep_heads(x, m, Kp, c, g.strict, p.d_log_decay != nullptr);
     }
-    ahead(C);
+    ahead(2);
     write_block(p, x, m, diagonal, b, h, t0, c, first_key);
+    ahead(C);
     if (t0 == 0 && !p.d_memory_in) break;
     add_product(R, Kp, c, Operand<T>{m.dy.at, 1, m.dy.stride}, x.query, Kp, m.adjoint, Kp, x.since + c * Kp);   // M_C;  Y, for M0
   }

@@ -64,7 +64,7 @@ template <class T> struct ScanBackward {
 };
 
 // 0 where token t of sequence b begins a document, else 1. The first token of a call goes on with memory_in.
-template <class A> TTR_BOTH inline int goes_on(const A& a, int64_t b, int64_t t) {
+template <class A> TTR_BOTH int goes_on(const A& a, int64_t b, int64_t t) {
   return !a.segments || t == 0 || a.segments[b * a.size.tokens + t] == a.segments[b * a.size.tokens + t - 1];
 }
 

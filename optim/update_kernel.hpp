@@ -45,7 +45,7 @@ template <class X> struct StepRate {
   using Number = X;
   X step_size = 0, momentum = 0, correct1 = 1, correct2 = 1, decay = 0;
 };
-template <class X, class Rule> TTR_BOTH inline StepRate<X> rate_of(const Rule& rule, const StepState& s, bool decays) {
+template <class X, class Rule> TTR_BOTH StepRate<X> rate_of(const Rule& rule, const StepState& s, bool decays) {
   StepRate<X> rate{X(s.rate), X(0), X(s.correct1), X(s.correct2), X(0)};
   if constexpr (requires { rule.momentum; }) rate.momentum = X(rule.momentum);
   if constexpr (requires { rule.decay; }) rate.decay = decays ? X(rule.decay) : X(0);
@@ -66,7 +66,7 @@ template <class X> struct Update {
 };
 
 // One element; m [Rule::memories].
-template <class Rule, class X> TTR_BOTH inline void update_element(const Rule& rule, X& p, X g, X* m, const StepRate<X>& rate) {
+template <class Rule, class X> TTR_BOTH void update_element(const Rule& rule, X& p, X g, X* m, const StepRate<X>& rate) {
   static_assert(Rule::memories <= kMostMemories);
   if constexpr (Rule::memories == 0) rule(p, g, rate);
   else if constexpr (Rule::memories == 1) rule(p, g, m[0], rate);
@@ -74,13 +74,13 @@ template <class Rule, class X> TTR_BOTH inline void update_element(const Rule& r
 }
 
 // 1 - d_n: an average that is young forgets faster, so that the initial values do not stay in it.
-template <class X> TTR_BOTH inline X average_share(const Update<X>& u) {
+template <class X> TTR_BOTH X average_share(const Update<X>& u) {
   const double n = double(u.state->updates), young = (1 + n) / (10 + n);
   return X(1 - (u.average_decay < young ? u.average_decay : young));
 }
 
 // Loss, norm and clipping of a step, from the sum of squares of the summed gradient.
-TTR_BOTH inline void conclude_step(double squares, Betas betas, StepState& s, StepRecord* records) {   // records [kStepRecords]
+TTR_BOTH void conclude_step(double squares, Betas betas, StepState& s, StepRecord* records) {   // records [kStepRecords]
   const double share = s.count > 0 ? 1 / s.count : 0;
   const double loss = s.total * share, norm = std::sqrt(squares) * share;
   s.applies = std::isfinite(loss) && std::isfinite(norm) ? 1 : 0;

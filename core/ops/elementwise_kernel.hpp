@@ -21,17 +21,17 @@ struct Broadcast {
 };
 
 namespace element {   // on Wide<T>: float or double
-template <class A> TTR_BOTH inline A sigmoid(A x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
-template <class A> TTR_BOTH inline A softplus(A x) { return (x > 0 ? x : A(0)) + std::log1p(std::exp(x > 0 ? -x : x)); }
-template <class A> TTR_BOTH inline A gelu_inner(A x) { return A(0.7978845608028654) * (x + A(0.044715) * x * x * x); }   // sqrt(2/pi) (x + 0.044715 x^3)
-template <class A> TTR_BOTH inline A gelu(A x) { return A(0.5) * x * (1 + std::tanh(gelu_inner(x))); }
-template <class A> TTR_BOTH inline A silu_slope(A x) { const A s = sigmoid(x); return s * (1 + x * (1 - s)); }
-template <class A> TTR_BOTH inline A gelu_slope(A x) {
+template <class A> TTR_BOTH A sigmoid(A x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
+template <class A> TTR_BOTH A softplus(A x) { return (x > 0 ? x : A(0)) + std::log1p(std::exp(x > 0 ? -x : x)); }
+template <class A> TTR_BOTH A gelu_inner(A x) { return A(0.7978845608028654) * (x + A(0.044715) * x * x * x); }   // sqrt(2/pi) (x + 0.044715 x^3)
+template <class A> TTR_BOTH A gelu(A x) { return A(0.5) * x * (1 + std::tanh(gelu_inner(x))); }
+template <class A> TTR_BOTH A silu_slope(A x) { const A s = sigmoid(x); return s * (1 + x * (1 - s)); }
+template <class A> TTR_BOTH A gelu_slope(A x) {
   const A t = std::tanh(gelu_inner(x));
   return A(0.5) * (1 + t) + A(0.5) * x * (1 - t * t) * A(0.7978845608028654) * (1 + A(3 * 0.044715) * x * x);
 }
 
-template <class A> TTR_BOTH inline A apply(Unary op, A x) {
+template <class A> TTR_BOTH A apply(Unary op, A x) {
   switch (op) {
     case Unary::neg: return -x;
     case Unary::abs: return x < 0 ? -x : x;
@@ -57,7 +57,7 @@ template <class A> TTR_BOTH inline A apply(Unary op, A x) {
   return x;
 }
 
-template <class A> TTR_BOTH inline A apply(Binary op, A a, A b) {
+template <class A> TTR_BOTH A apply(Binary op, A a, A b) {
   switch (op) {
     case Binary::add: return a + b;
     case Binary::sub: return a - b;
