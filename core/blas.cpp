@@ -15,7 +15,7 @@
 
 namespace ttr {
 namespace {
-// A packed panel of B, depth x width floats, stays in the nearest cache; a block of A, rows x depth, in the next.
+// A packed panel of B, depth x width floats, stays in the nearest cache; a block of A, rows x depth, packed or not, in the next.
 constexpr int64_t kGemmDepth = 256, kWidestPanel = 32, kGemmRows = 480;
 }
 }  // namespace ttr
@@ -80,14 +80,16 @@ void call(bool ta, bool tb, int m, int n, int k, double alpha, const double* a, 
   cblas_dgemm(CblasRowMajor, op(ta), op(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-// Our own panels serve where packing A would not pay: few rows where A is read down its columns, else an inner size that is not long.
-bool in_panels(bool transpose_a, int64_t m, int64_t k) { return transpose_a ? m <= kGemmDepth : k <= 3 * kGemmDepth; }
+// Our own panels serve where packing both factors whole would not pay: few rows where A is read down its columns, else an inner size that is not long.
+bool in_panels(bool transpose_a, int64_t m, int64_t k) { return transpose_a ? m <= kGemmRows : k <= 3 * kGemmDepth; }
 
 void call_panels(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta,
                  float* c, int64_t ldc) {
   static auto* const run = TTR_SIMD_BEST(gemm_f32);
   alignas(64) float panel[kGemmDepth * kWidestPanel];
-  run(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, panel);
+  thread_local std::vector<float> strips;   // of A^T
+  if (ta && strips.empty()) strips.resize(size_t(kGemmRows * kGemmDepth));
+  run(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, panel, strips.data());
 }
 
 template <class T> void scale(int64_t m, int64_t n, T beta, T* c, int64_t ldc) {   // C[m,n] *= beta, where beta = 0 forgets even a NaN

@@ -48,6 +48,25 @@ template <class T> TTR_SIMD_INLINE void add_scaled(T* __restrict to, const T* __
   for (int64_t i = 0; i < n; ++i) to[i] += by * from[i];
 }
 
+// A row of a head is too short for a call of memcpy, which is what a plain copy becomes.
+template <class T> TTR_SIMD_INLINE void copy(T* __restrict to, const T* __restrict from, int64_t n) { scaled_copy(to, from, T(1), n); }
+
+// x_r -= sum of by[s * step] x_s over `count` rows from `first` on, a strip of columns at a time, so that x_r waits in registers
+template <class T>
+TTR_SIMD_INLINE void subtract_rows(T* __restrict to, const T* __restrict first, const T* __restrict by, int64_t step, int64_t count, int64_t n) {
+  constexpr int64_t kStrip = 2 * kLanes;
+  int64_t j = 0;
+  for (; j + kStrip <= n; j += kStrip) {
+    T sum[kStrip];
+    for (int64_t l = 0; l < kStrip; ++l) sum[l] = to[j + l];
+    for (int64_t s = 0; s < count; ++s)
+      for (int64_t l = 0; l < kStrip; ++l) sum[l] -= by[s * step] * first[s * n + j + l];
+    for (int64_t l = 0; l < kStrip; ++l) to[j + l] = sum[l];
+  }
+  for (int64_t s = 0; s < count; ++s)
+    for (int64_t i = j; i < n; ++i) to[i] -= by[s * step] * first[s * n + i];
+}
+
 // One head's coefficients inside one chunk.
 template <class T> struct Gates {
   T decay[C], write[C], erase[C];
@@ -83,8 +102,7 @@ template <class T> TTR_SIMD_INLINE void solve(const T* __restrict N, T* x, int64
   for (int64_t begin = 0; begin < c; begin += kBlock) {
     const int64_t end = std::min(c, begin + kBlock);
     if (begin > 0) gemm<T>(false, false, end - begin, n, begin, T(-1), N + begin * C, C, x, n, T(1), x + begin * n, n);
-    for (int64_t r = begin + 1; r < end; ++r)
-      for (int64_t s = begin; s < r; ++s) add_scaled(x + r * n, x + s * n, -N[r * C + s], n);
+    for (int64_t r = begin + 1; r < end; ++r) subtract_rows(x + r * n, x + begin * n, N + r * C + begin, 1, r - begin, n);
   }
 }
 
@@ -93,8 +111,7 @@ template <class T> TTR_SIMD_INLINE void solve_transposed(const T* __restrict N, 
   for (int64_t begin = (c - 1) / kBlock * kBlock; begin >= 0; begin -= kBlock) {
     const int64_t end = std::min(c, begin + kBlock);
     if (end < c) gemm<T>(true, false, end - begin, n, c - end, T(-1), N + end * C + begin, C, x + end * n, n, T(1), x + begin * n, n);
-    for (int64_t r = end - 2; r >= begin; --r)
-      for (int64_t s = r + 1; s < end; ++s) add_scaled(x + r * n, x + s * n, -N[s * C + r], n);
+    for (int64_t r = end - 2; r >= begin; --r) subtract_rows(x + r * n, x + (r + 1) * n, N + (r + 1) * C + r, C, end - 1 - r, n);
   }
 }
 
@@ -155,8 +172,8 @@ template <class T> TTR_SIMD_INLINE void forward_head(const DeltaForward<T>& a, T
     if (a.saved) std::copy_n(m.memory, V * K, a.saved + ((b * H + h) * n.chunks() + chunk) * V * K);
     load_gates(g, m.between, a.decay ? a.decay + gate : nullptr, a.write + gate, a.erase + gate, H, c);
     for (int64_t r = 0; r < c; ++r) {
-      std::copy_n(row(a.k, n, b, t0 + r, key_head, K), K, m.x + r * K);
-      std::copy_n(row(a.q, n, b, t0 + r, h, K), K, m.x + (c + r) * K);
+      copy(m.x + r * K, row(a.k, n, b, t0 + r, key_head, K), K);
+      copy(m.x + (c + r) * K, row(a.q, n, b, t0 + r, h, K), K);
     }
 
     gemm<T>(false, true, 2 * c, c, K, T(1), m.x, K, m.x, K, T(0), m.pair, C);           // [K; Q] K^T
@@ -218,8 +235,8 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
 
     // The forward again, up to U.
     for (int64_t r = 0; r < c; ++r) {
-      std::copy_n(row(a.k, n, b, t0 + r, key_head, K), K, m.x + r * K);
-      std::copy_n(row(a.q, n, b, t0 + r, h, K), K, m.x + (c + r) * K);
+      copy(m.x + r * K, row(a.k, n, b, t0 + r, key_head, K), K);
+      copy(m.x + (c + r) * K, row(a.q, n, b, t0 + r, h, K), K);
       scaled_copy(dy + r * V, row(a.dy, n, b, t0 + r, h, V), a.scale, V);
     }
     gemm<T>(false, true, 2 * c, c, K, T(1), m.x, K, m.x, K, T(0), m.gram, C);
@@ -300,7 +317,7 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
     const T* const d_qk = m.outer + c * C;
     if (a.dq.at) {
       gemm<T>(false, false, c, K, c, T(1), d_qk, C, m.x, K, T(empty ? 0 : 1), dq, K);               // q_r.k_s, for q
-      for (int64_t r = 0; r < c; ++r) std::copy_n(dq + r * K, K, row(a.dq, n, b, t0 + r, h, K));
+      for (int64_t r = 0; r < c; ++r) copy(row(a.dq, n, b, t0 + r, h, K), dq + r * K, K);
     }
     if (a.dk.at) {
       // k_r.k_s acts on both of its keys: the adjoint (below the diagonal) beside its transpose (above it).
@@ -313,7 +330,7 @@ TTR_SIMD_INLINE void backward_head(const DeltaBackward<T>& a, T* slab, int64_t b
       }
       for (int64_t r = 0; r < c; ++r) {
         T* to = row(a.dk, n, b, t0 + r, key_head, K);
-        if (first_key) std::copy_n(dk + r * K, K, to);
+        if (first_key) copy(to, dk + r * K, K);
         else add_scaled(to, dk + r * K, T(1), K);
       }
     }

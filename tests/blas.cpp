@@ -73,7 +73,7 @@ TEST_SUITE("blas") {
     for (const int threads : {2, 3, 7}) {
       set_thread_count(threads);
       for (const auto& [m, n, k] :
-           {std::array<int64_t, 3>{1, 1, 1}, {5, 3, 7}, {130, 65, 63}, {1, 200, 300}, {97, 300, 33}, {300, 17, 130}}) {
+           {std::array<int64_t, 3>{1, 1, 1}, {5, 3, 7}, {130, 65, 63}, {1, 200, 300}, {97, 300, 33}, {300, 17, 130}, {476, 70, 300}}) {
         check_all<float>(m, n, k);
         check_all<double>(m, n, k);
       }
