@@ -84,12 +84,14 @@ TTR_SIMD_INLINE void fill_rows(const Slab<T>& m, const Group<T>& g, const Lanes<
   }
 }
 
-// 1 / sqrt x a lane; NaN where x is not positive, for then A is not
+// 1 / sqrt x a lane; NaN where x is not positive, for then A is not. The builtins, since std::sqrt may be a call into the build's own instructions.
+TTR_SIMD_INLINE float root(float x) { return __builtin_sqrtf(x); }
+TTR_SIMD_INLINE double root(double x) { return __builtin_sqrt(x); }
 template <class T> TTR_SIMD_INLINE Lanes<T> inverse_root(const Lanes<T>& x) {
   T from[kWidth<T>], to[kWidth<T>];
   vec(from) = x;
-  for (int64_t l = 0; l < kWidth<T>; ++l) to[l] = 1 / std::sqrt(from[l] > 0 ? from[l] : std::numeric_limits<T>::quiet_NaN());
-  return vec(to);
+  for (int64_t l = 0; l < kWidth<T>; ++l) to[l] = root(from[l] > 0 ? from[l] : std::numeric_limits<T>::quiet_NaN());
+  return T(1) / vec(to);
 }
 
 template <class T> TTR_SIMD_INLINE void factor(const Slab<T>& m, const Group<T>& g, const Lanes<T>* diagonal) {
@@ -168,20 +170,41 @@ template <int N, class T> TTR_SIMD_INLINE void substitute(const Slab<T>& m, int6
   }
 }
 
+// Rows [n, K] to lanes [P]: row l to lane l, the last to the lanes from n on, zeros to the columns from K on. And back.
+template <class T> TTR_SIMD_INLINE void to_lanes(const T* rows, int64_t stride, int64_t n, int64_t K, int64_t P, Lanes<T>* to) {
+  constexpr int64_t W = kWidth<T>;
+  int64_t i = 0;
+  for (; n == W && i + W <= K; i += W) transpose_square<int(W)>(rows + i, stride, reinterpret_cast<T*>(to + i), W);
+  for (; i < P; ++i)
+    for (int64_t l = 0; l < W; ++l) to[i][l] = i < K ? rows[(l < n ? l : n - 1) * stride + i] : T(0);
+}
+template <class T> TTR_SIMD_INLINE void to_rows(const Lanes<T>* from, int64_t n, int64_t K, T* rows, int64_t stride) {
+  constexpr int64_t W = kWidth<T>;
+  int64_t i = 0;
+  for (; n == W && i + W <= K; i += W) transpose_square<int(W)>(reinterpret_cast<const T*>(from + i), W, rows + i, stride);
+  for (int64_t l = 0; l < n; ++l)
+    for (int64_t j = i; j < K; ++j) rows[l * stride + j] = from[j][l];
+}
+
+// row [K] <- through row + sum_s by_s keys_s, N registers of columns at a time
+template <int N, class T>
+TTR_SIMD_INLINE int64_t add_keys(T* row, int64_t j, int64_t K, T through, const T* by, const T* keys, int64_t stride, int64_t n) {
+  constexpr int64_t W = kWidth<T>;
+  for (; j + N * W <= K; j += N * W) {
+    Lanes<T> sum[N];
+    for (int i = 0; i < N; ++i) sum[i] = through * vec(row + j + i * W);
+    for (int64_t s = 0; s < n; ++s)
+      for (int i = 0; i < N; ++i) sum[i] += by[s] * vec(keys + s * stride + j + i * W);
+    for (int i = 0; i < N; ++i) vec(row + j + i * W) = sum[i];
+  }
+  return j;
+}
+
 // Rows of `sets` right-hand sides to lanes, and back: x [sets, c, K] from token r0, n of them.
 template <int N, class T> TTR_SIMD_INLINE void solve_sets(const Slab<T>& m, T* x, int64_t c, int64_t r0, int64_t n, int64_t K, int64_t P) {
-  constexpr int64_t W = kWidth<T>;
-  for (int64_t set = 0; set < N; ++set) {
-    const T* const rows = x + (set * c + r0) * K;
-    for (int64_t i = 0; i < P; ++i)
-      for (int64_t l = 0; l < W; ++l) m.x[set * P + i][l] = i < K ? rows[std::min(l, n - 1) * K + i] : T(0);
-  }
+  for (int64_t set = 0; set < N; ++set) to_lanes(x + (set * c + r0) * K, K, n, K, P, m.x + set * P);
   substitute<N>(m, P);
-  for (int64_t set = 0; set < N; ++set) {
-    T* const rows = x + (set * c + r0) * K;
-    for (int64_t l = 0; l < n; ++l)
-      for (int64_t i = 0; i < K; ++i) rows[l * K + i] = m.x[set * P + i][l];
-  }
+  for (int64_t set = 0; set < N; ++set) to_rows(m.x + set * P, n, K, x + (set * c + r0) * K, K);
 }
 
 template <class T> TTR_SIMD_INLINE void solve_span(const Span<T>& span, T* x, int64_t sets, T* at) {
@@ -193,38 +216,36 @@ template <class T> TTR_SIMD_INLINE void solve_span(const Span<T>& span, T* x, in
     for (int64_t j = 0; j < P; ++j) m.start[i * P + j] = i < K && j < K ? span.moments[i * K + j] : T(0);
 
   for (int64_t r0 = 0; r0 < c; r0 += W) {
-    const int64_t n = std::min(W, c - r0);   // lanes beyond the last token repeat it
+    const int64_t n = W < c - r0 ? W : c - r0;   // lanes beyond the last token repeat it
     if (r0 + n > span.skip) {
-      Group<T> g{P, {}, {}};
+      T decayed[W], left[W], write[W], rho[W];
       for (int64_t l = 0; l < W; ++l) {   // lanes beyond the last token repeat it: no decay, no weight
-        const int64_t r = r0 + std::min(l, n - 1);
-        g.decayed[l] = r0 == 0 ? span.since[r] : span.between[r * C + r0 - 1];
-        g.left[0][l] = l == 0 ? T(0) : l < n ? span.between[r * C + r - 1] : T(1);
+        const int64_t r = r0 + (l < n ? l : n - 1);
+        decayed[l] = r0 == 0 ? span.since[r] : span.between[r * C + r0 - 1];
+        left[l] = l == 0 ? T(0) : l < n ? span.between[r * C + r - 1] : T(1);
+        write[l] = l < n ? span.write[r] : T(0), rho[l] = span.rho[r];
       }
+      Group<T> g{P, vec(decayed), {vec(left)}};
       for (int64_t step = 1, at = 1; 2 * step < W; step *= 2, ++at)
         for (int64_t l = 0; l < W; ++l) g.left[at][l] = l < 2 * step ? T(0) : g.left[at - 1][l] * g.left[at - 1][l - step];
-      for (int64_t i = 0; i < P; ++i)
-        for (int64_t l = 0; l < W; ++l) {
-          const int64_t r = r0 + std::min(l, n - 1);
-          const T key = i < K ? span.kv[r * stride + i] : T(0);
-          m.keys[i][l] = key;
-          m.weighted[i][l] = l < n ? span.write[r] * key : T(0);
-        }
-      for (int64_t i = 0; i < P; ++i)
-        for (int64_t l = 0; l < W; ++l) diagonal[i][l] = i < K ? span.rho[r0 + std::min(l, n - 1)] * span.ridge[i] : T(1);
+      to_lanes(span.kv + r0 * stride, stride, n, K, P, m.keys);
+      for (int64_t i = 0; i < P; ++i) m.weighted[i] = vec(write) * m.keys[i];
+      for (int64_t i = 0; i < P; ++i) diagonal[i] = i < K ? vec(rho) * span.ridge[i] : Lanes<T>{} + T(1);
       factor(m, g, diagonal);
       if (sets == 2) solve_sets<2>(m, x, c, r0, n, K, P);
       else for (int64_t set = 0; set < sets; ++set) solve_sets<1>(m, x + set * c * K, c, r0, n, K, P);
     }
     if (r0 + n == c) break;
     const T through = r0 == 0 ? span.since[n - 1] : span.between[(r0 + n - 1) * C + r0 - 1];   // H after the group
+    const T* const keys = span.kv + r0 * stride;
     for (int64_t i = 0; i < K; ++i) {
       T* const row = m.start + i * P;
-      for (int64_t j = 0; j < K; ++j) row[j] *= through;
-      for (int64_t s = 0; s < n; ++s) {
-        const T* const key = span.kv + (r0 + s) * stride;
-        const T by = span.between[(r0 + n - 1) * C + r0 + s] * span.write[r0 + s] * key[i];
-        for (int64_t j = 0; j < K; ++j) row[j] += by * key[j];
+      T by[W];
+      for (int64_t s = 0; s < n; ++s) by[s] = span.between[(r0 + n - 1) * C + r0 + s] * span.write[r0 + s] * keys[s * stride + i];
+      int64_t j = add_keys<1>(row, add_keys<4>(row, 0, K, through, by, keys, stride, n), K, through, by, keys, stride, n);
+      for (; j < K; ++j) {
+        row[j] *= through;
+        for (int64_t s = 0; s < n; ++s) row[j] += by[s] * keys[s * stride + j];
       }
     }
   }
