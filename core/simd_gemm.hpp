@@ -93,7 +93,7 @@ void gemm_columns(bool transpose_b, int64_t m, int64_t columns, int64_t k, float
 // One block: at most kGemmDepth of k and as many rows as stay in the second cache while the panels pass.
 void gemm_block(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                 bool adds, const float* times, float* c, int64_t ldc, float* panel, float* strips) {
-  const bool packed = transpose_a && n > kPanel<2> && m > kTileRows;
+  const bool packed = transpose_a && n > 2 * kPanel<2> && m > kTileRows;
   if (packed) pack_strips(m, k, a, lda, strips);
   const Left left = packed ? Left{strips, k, 1, kTileRows} : transpose_a ? Left{a, 1, 1, lda} : Left{a, lda, lda, 1};
   for (int64_t j = 0; j < n; j += kPanel<2>) {

@@ -14,7 +14,7 @@
 #include <algorithm>
 
 #include <ttr/core/blas.hpp>
-#include <ttr/core/simd.hpp>
+#include <ttr/core/simd_rows.hpp>
 #include <ttr/core/task_slabs.hpp>
 
 namespace ttr {
@@ -51,22 +51,6 @@ template <class T> TTR_SIMD_INLINE void add_scaled(T* __restrict to, const T* __
 // A row of a head is too short for a call of memcpy, which is what a plain copy becomes.
 template <class T> TTR_SIMD_INLINE void copy(T* __restrict to, const T* __restrict from, int64_t n) { scaled_copy(to, from, T(1), n); }
 
-// x_r -= sum of by[s * step] x_s over `count` rows from `first` on, a strip of columns at a time, so that x_r waits in registers
-template <class T>
-TTR_SIMD_INLINE void subtract_rows(T* __restrict to, const T* __restrict first, const T* __restrict by, int64_t step, int64_t count, int64_t n) {
-  constexpr int64_t kStrip = 2 * kLanes;
-  int64_t j = 0;
-  for (; j + kStrip <= n; j += kStrip) {
-    T sum[kStrip];
-    for (int64_t l = 0; l < kStrip; ++l) sum[l] = to[j + l];
-    for (int64_t s = 0; s < count; ++s)
-      for (int64_t l = 0; l < kStrip; ++l) sum[l] -= by[s * step] * first[s * n + j + l];
-    for (int64_t l = 0; l < kStrip; ++l) to[j + l] = sum[l];
-  }
-  for (int64_t s = 0; s < count; ++s)
-    for (int64_t i = j; i < n; ++i) to[i] -= by[s * step] * first[s * n + i];
-}
-
 // One head's coefficients inside one chunk.
 template <class T> struct Gates {
   T decay[C], write[C], erase[C];
@@ -102,7 +86,7 @@ template <class T> TTR_SIMD_INLINE void solve(const T* __restrict N, T* x, int64
   for (int64_t begin = 0; begin < c; begin += kBlock) {
     const int64_t end = std::min(c, begin + kBlock);
     if (begin > 0) gemm<T>(false, false, end - begin, n, begin, T(-1), N + begin * C, C, x, n, T(1), x + begin * n, n);
-    for (int64_t r = begin + 1; r < end; ++r) subtract_rows(x + r * n, x + begin * n, N + r * C + begin, 1, r - begin, n);
+    for (int64_t r = begin + 1; r < end; ++r) subtract_rows(x + r * n, x + begin * n, n, N + r * C + begin, 1, r - begin, n);
   }
 }
 
@@ -111,7 +95,7 @@ template <class T> TTR_SIMD_INLINE void solve_transposed(const T* __restrict N, 
   for (int64_t begin = (c - 1) / kBlock * kBlock; begin >= 0; begin -= kBlock) {
     const int64_t end = std::min(c, begin + kBlock);
     if (end < c) gemm<T>(true, false, end - begin, n, c - end, T(-1), N + end * C + begin, C, x + end * n, n, T(1), x + begin * n, n);
-    for (int64_t r = end - 2; r >= begin; --r) subtract_rows(x + r * n, x + (r + 1) * n, N + (r + 1) * C + r, C, end - 1 - r, n);
+    for (int64_t r = end - 2; r >= begin; --r) subtract_rows(x + r * n, x + (r + 1) * n, n, N + (r + 1) * C + r, C, end - 1 - r, n);
   }
 }
 

@@ -16,15 +16,13 @@
 #include <limits>
 
 #include <ttr/core/blas.hpp>
+#include <ttr/core/simd_rows.hpp>
 
 namespace ttr::least_squares {
 namespace {
 
 constexpr int64_t kBlock = 16;
 
-template <class T> TTR_SIMD_INLINE void add_scaled(T* __restrict to, const T* __restrict from, T by, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] += by * from[i];
-}
 template <class T> TTR_SIMD_INLINE void scale_row(T* __restrict x, T by, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] *= by;
 }
@@ -38,9 +36,9 @@ template <class T> TTR_SIMD_INLINE void factor(T* a, int64_t n, int64_t stride, 
       gemm<T>(true, false, end - begin, n - begin, begin, T(-1), a + begin, stride, a + begin, stride, T(1), a + begin * stride + begin, stride);
     for (int64_t j = begin; j < end; ++j) {   // from the block's first column, so that loops run over whole registers; nobody reads below the diagonal
       T* const row = a + j * stride;
+      subtract_rows(row + begin, a + begin * stride + begin, stride, a + begin * stride + j, stride, j - begin, n - begin);
       pivots[j] = row[j] > 0 ? 1 / std::sqrt(row[j]) : std::numeric_limits<T>::quiet_NaN();
       scale_row(row + begin, pivots[j], n - begin);
-      for (int64_t i = j + 1; i < end; ++i) add_scaled(a + i * stride + begin, row + begin, -row[i], n - begin);
     }
   }
 }
@@ -55,7 +53,7 @@ template <class T> TTR_SIMD_INLINE void invert(const T* u, const T* pivots, int6
               to + begin * stride + end, stride);
     for (int64_t i = end - 1; i >= begin; --i) {
       T* const row = to + i * stride;
-      for (int64_t j = i + 1; j < end; ++j) add_scaled(row + begin, to + j * stride + begin, -u[i * stride + j], n - begin);
+      subtract_rows(row + begin, to + (i + 1) * stride + begin, stride, u + i * stride + i + 1, 1, end - 1 - i, n - begin);
       scale_row(row + begin, pivots[i], n - begin);
     }
   }
@@ -67,7 +65,7 @@ template <class T> TTR_SIMD_INLINE void solve_transposed(const T* u, const T* pi
     const int64_t end = std::min(c, begin + kBlock);
     if (begin > 0) gemm<T>(true, false, end - begin, n, begin, T(-1), u + begin, C, x, n, T(1), x + begin * n, n);
     for (int64_t r = begin; r < end; ++r) {
-      for (int64_t s = begin; s < r; ++s) add_scaled(x + r * n, x + s * n, -u[s * C + r], n);
+      subtract_rows(x + r * n, x + begin * n, n, u + begin * C + r, C, r - begin, n);
       scale_row(x + r * n, pivots[r], n);
     }
   }

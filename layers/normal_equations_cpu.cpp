@@ -34,6 +34,16 @@ template <class T> TTR_SIMD_INLINE T dot(const T* __restrict a, const T* __restr
     for (int64_t l = 0; l < width; ++l) part[l] += part[l + width];
   return sum + part[0];
 }
+template <class T> TTR_SIMD_INLINE T sum(const T* a, int64_t n) {
+  T part[kLanes] = {}, all = 0;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t l = 0; l < kLanes; ++l) part[l] += a[i + l];
+  for (; i < n; ++i) part[i % kLanes] += a[i];
+  for (int64_t l = 0; l < kLanes; ++l) all += part[l];
+  return all;
+}
+
 template <class T> TTR_SIMD_INLINE void scale_row(T* __restrict x, T by, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] *= by;
 }
@@ -44,7 +54,7 @@ template <class T> TTR_SIMD_INLINE void add_scaled(T* __restrict to, const T* __
   for (int64_t i = 0; i < n; ++i) to[i] += by * from[i];
 }
 
-constexpr double kLeastSince = 0.5;
+constexpr double kLeastSince = 0.25;
 
 // What happens before a token.
 enum Event : unsigned char { nothing = 0, document = 1, refresh = 2 };   // a document begins; the ridge is set anew
@@ -110,7 +120,7 @@ template <class T> struct Head {
       if (t > 0 && a.documents && a.documents[first + t] != a.documents[first + t - 1]) event = document, place = 0;
       if (a.policy == RidgePolicy::refreshed && place % a.refresh == 0) event |= refresh;
       const int64_t gate = (first + t) * n.heads + h;
-      const T decay = a.log_decay ? std::exp(a.log_decay[gate]) : T(1), write = a.write ? a.write[gate] : T(1);
+      const T decay = a.log_decay ? fast_exp(a.log_decay[gate]) : T(1), write = a.write ? a.write[gate] : T(1);
       m.decay[t] = decay, m.write[t] = write, m.events[t] = event;
       if (a.policy == RidgePolicy::relative) rho = (event & document ? T(0) : decay * rho) + write;
       else rho = (a.policy == RidgePolicy::constant ? T(1) : decay) * (event ? T(1) : rho);
@@ -324,7 +334,7 @@ TTR_SIMD_INLINE void backward_head(const NormalBackward<T>& a, T* at, int64_t b,
       if (a.d_log_decay) {
         later += came[r], before -= left[r];
         for (int64_t s = 0; s < c; ++s) columns[s] += m.met[r * C + s];
-        for (int64_t s = 0; s < r; ++s) d_log += columns[s];
+        d_log += sum(columns, r);
         d_log += later + before + cross;                                                                // F_t = a F_{t-1} + ..., H_t likewise
       }
       rho_flow += d_rho;
