@@ -81,7 +81,7 @@ void call(bool ta, bool tb, int m, int n, int k, double alpha, const double* a, 
 }
 
 // Our own panels serve where packing both factors whole would not pay: few rows where A is read down its columns, else an inner size that is not long.
-bool in_panels(bool transpose_a, int64_t m, int64_t k) { return transpose_a ? m <= kGemmRows : k <= 3 * kGemmDepth; }
+bool in_panels(bool transpose_a, int64_t m, int64_t k) { return transpose_a ? m <= kGemmDepth : k <= 3 * kGemmDepth; }
 
 void call_panels(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta,
                  float* c, int64_t ldc) {
