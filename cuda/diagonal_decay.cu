@@ -135,7 +135,11 @@ template <class T> __global__ void __launch_bounds__(1024) forward_kernel(const 
     __syncthreads();   // answer is whole; the token's vectors have been read before the next token replaces them
     const int64_t token = b * n.tokens + t, gate = token * n.heads + h;
     const W z = n.normaliser ? a.divisor.of(answer[V], gate) : W(1);
-    for (int i = threadIdx.x; i < V; i += blockDim.x) store(a.y.at + token * a.y.token_stride + h * V + i, answer[i] / z);
+    for (int i = threadIdx.x; i < V; i += blockDim.x) {
+      const W y = answer[i] / z;
+      store(a.y.at + token * a.y.token_stride + h * V + i, y);
+      if (a.exact_y) a.exact_y[gate * V + i] = y;
+    }
     if (n.normaliser && threadIdx.x == 0) a.normaliser[gate] = answer[V];   // the next token's answer comes after its own barrier
   }
   if (a.memory_out) copy_rows<W>(a.memory_out + int64_t(blockIdx.x) * R * K, K, M, stride, R, K);
@@ -217,7 +221,7 @@ __global__ void __launch_bounds__(1024)
           const W at = a.normaliser[gate], inverse = 1 / a.divisor.of(at, gate);
           W against = 0;
           for (int i = threadIdx.x; i < V; i += kWarp)
-            against += W(load(a.dy.at + token * a.dy.token_stride + h * V + i)) * W(load(a.y.at + token * a.y.token_stride + h * V + i));
+            against += W(load(a.dy.at + token * a.dy.token_stride + h * V + i)) * a.y.at[token * a.y.token_stride + h * V + i];
           for (int width = kWarp / 2; width > 0; width /= 2) against += __shfl_xor_sync(0xffffffffu, against, width);
           if (threadIdx.x == 0) {
             quotient[0] = inverse, quotient[1] = -inverse * against * a.divisor.slope(at, gate);

@@ -68,6 +68,7 @@ template <class T> struct DecayForward {
   Wide<T>* saved = nullptr;             // [B, H, chunks, R, K]: the memory that enters each chunk, for the backward; null: not wanted
   Rows<T> y;                            // [B, T, H, V], divided where size.normaliser
   Wide<T>* normaliser = nullptr;        // n [B, T, H]; given where size.normaliser
+  Wide<T>* exact_y = nullptr;           // [B, T, H, V], y before it is rounded to T: what the backward needs of bf16; null: not wanted
 };
 
 template <class T> struct DecayBackward {
@@ -77,7 +78,7 @@ template <class T> struct DecayBackward {
   Rows<const T> q, k, v;
   const Wide<T>* saved = nullptr;       // [B, H, chunks, R, K] from the forward
   Rows<const T> dy;                     // [B, T, H, V]
-  Rows<const T> y;                      // [B, T, H, V] and
+  Rows<const Wide<T>> y;                // [B, T, H, V], not rounded to bf16, and
   const Wide<T>* normaliser = nullptr;  // [B, T, H] from the forward; given where size.normaliser
   const Wide<T>* d_memory_out = nullptr;   // [B, H, R, K]; null: zero
   // Overwritten, never accumulated; a null pointer is a gradient nobody needs. dq, dk, dv sum over the heads that share a row.

@@ -239,7 +239,7 @@ template <class T> struct DecayRun {
   double scale, eps;
   std::vector<T> q, k, v, dy, y, dq, dk, dv;   // fused: q holds k and v too, dq holds dk and dv
   std::vector<Wide<T>> log_decay, write, bonus, memory_in, d_memory_out, memory_out, saved, d_log_decay, d_write, d_bonus, d_memory_in;
-  std::vector<Wide<T>> normaliser, floor, d_floor;
+  std::vector<Wide<T>> normaliser, floor, d_floor, exact_y;
   std::vector<int32_t> segments;
 
   explicit DecayRun(const DecayProblem& p) : shape(p.shape), layout(as_delta(p.shape)), scale(p.scale), eps(p.eps), segments(p.segments) {
@@ -263,6 +263,7 @@ template <class T> struct DecayRun {
       for (double e : *from) to->push_back(Wide<T>(e));
     const int64_t heads = n.batch * n.heads, memory = n.rows() * n.key_dim;
     normaliser.assign(n.normaliser ? n.batch * n.tokens * n.heads : 0, wide_nan), d_floor.assign(floor.size(), wide_nan);
+    exact_y.assign(n.normaliser && sizeof(T) != sizeof(Wide<T>) ? y.size() : 0, wide_nan);
     for (auto* x : {&memory_out, &d_memory_in}) x->assign(heads * memory, wide_nan);
     d_log_decay.assign(log_decay.size(), wide_nan);
     d_write.assign(write.size(), wide_nan);
@@ -317,7 +318,7 @@ template <class T, class Place> DecayForward<T> forward_arguments(DecayRun<T>& r
   a.memory_in = maybe(r.memory_in), a.memory_out = place(r.memory_out), a.saved = place(r.saved);
   a.y = {place(r.y), a.size.heads * a.size.value_dim};
   a.divisor = {.by = r.shape.divide, .eps = Wide<T>(r.eps), .floor = maybe(r.floor)};
-  a.normaliser = maybe(r.normaliser);
+  a.normaliser = maybe(r.normaliser), a.exact_y = maybe(r.exact_y);
   return a;
 }
 
@@ -329,7 +330,8 @@ template <class T, class Place> DecayBackward<T> backward_arguments(DecayRun<T>&
   T* const dq = place(r.dq);
   a.size = f.size, a.gates = f.gates, a.divisor = f.divisor, a.q = f.q, a.k = f.k, a.v = f.v, a.saved = f.saved;
   a.dy = {place(r.dy), a.size.heads * a.size.value_dim};
-  if (a.size.normaliser) a.y = {f.y.at, f.y.token_stride};
+  if constexpr (sizeof(T) == sizeof(Wide<T>)) a.y = {f.y.at, f.y.token_stride};
+  else a.y = {f.exact_y, f.y.token_stride};
   a.d_memory_out = maybe(r.d_memory_out), a.normaliser = f.normaliser, a.d_floor = maybe(r.d_floor);
   a.dq = {dq + l.q, l.q_stride};
   if (!r.shape.tied) a.dk = {(l.fused ? dq : place(r.dk)) + l.k, l.k_stride};
