@@ -6,10 +6,12 @@ set(here ${CMAKE_CURRENT_LIST_DIR})
 file(REMOVE_RECURSE ${OUT})
 file(MAKE_DIRECTORY ${OUT})
 file(COPY ${here}/style.css DESTINATION ${OUT})
+file(GLOB drawings ${SOURCE}/docs/figures/*.svg)   # of runs too long to repeat
 if(FIGURES)
-  file(GLOB drawings ${FIGURES}/*.svg)
-  file(COPY ${drawings} DESTINATION ${OUT}/figures)
+  file(GLOB drawn ${FIGURES}/*.svg)
+  list(APPEND drawings ${drawn})
 endif()
+file(COPY ${drawings} DESTINATION ${OUT}/figures)
 
 # -- which pages there are, in reading order -----------------------------------------------------------------------------------------------
 file(GLOB chapters RELATIVE ${SOURCE} ${SOURCE}/docs/[0-9]*.md)
