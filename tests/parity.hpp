@@ -325,14 +325,14 @@ struct Tally {
   double multiple = 0;                  // the largest f32 error over fold's
 };
 
-// Every route that accepts something on `device`, in each of the dtypes.
-// stem: only the recipes of one; empty: all.
-inline Tally compare_all(Device device, const std::vector<Dtype>& dtypes, std::string_view stem = {}) {
+inline bool any_recipe(const Published&) { return true; }
+
+// Every route that accepts something on `device`, in each of the dtypes; of the recipes `asked` for, each on the draws that it has among all.
+template <class Asked = bool (*)(const Published&)> Tally compare_all(Device device, const std::vector<Dtype>& dtypes, Asked&& asked = any_recipe) {
   const FreshMemoryNan nan;
   Tally tally;
   uint64_t seed = 1;
   for (const Published& row : published_recipes()) {
-    if (!stem.empty() && stem != row.stem) continue;
     for (const Variant& variant : variants_of(row.recipe)) {
       const bool published = variant.name == "as published", maps = maps_features(row.recipe);
       const bool solves = variant.recipe.function().ask<LinearMap>() && variant.recipe.refits();
@@ -342,6 +342,7 @@ inline Tally compare_all(Device device, const std::vector<Dtype>& dtypes, std::s
       for (const Scenario& listed : published && !maps ? scenarios() : short_scenarios()) {
         const Scenario scenario = suited(variant.recipe, listed);
         ++seed;
+        if (!asked(row)) continue;
         for (const Dtype dtype : dtypes) {
           Problem problem{.batch = scenario.batch, .tokens = scenario.tokens, .heads = scenario.heads, .key_heads = scenario.key_heads,
                           .value_heads = scenario.value_heads, .key_dim = scenario.key_dim, .value_dim = scenario.value_dim,
