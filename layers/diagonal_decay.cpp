@@ -85,13 +85,14 @@ Tensors define(const Tensors& x, const Setting& setting) {
   return {cast(parts[0] / divisor_of(parts[1], x[kFloor], setting), x[kQ].dtype()), m};
 }
 
-struct Saved { Tensors x; Tensor chunks, y, normaliser; Setting setting; };   // y, not rounded, and normaliser where it is asked for
+struct Saved { Tensors x; Tensor chunks, pairs, y, normaliser; Setting setting; };   // y, not rounded, and normaliser where it is asked for
 
 template <class T, class Place>
-void forward(const Tensors& x, const Setting& s, Tensor& y, Tensor& memory, Tensor& normaliser, Tensor& exact_y, Tensor& chunks, Place place) {
+void forward(const Tensors& x, const Setting& s, Tensor& y, Tensor& memory, Tensor& normaliser, Tensor& exact_y, Tensor& chunks, Tensor& pairs,
+             Place place) {
   DecayForward<T> f{.size = sizes_of(x, s), .gates = gates<T>(x, s), .divisor = divisor<T>(x, s), .q = rows<T>(x[kQ]),
                     .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .memory_in = in<Wide<T>>(x[kMemory]),
-                    .memory_out = out<Wide<T>>(memory), .saved = out<Wide<T>>(chunks), .y = rows<T>(y),
+                    .memory_out = out<Wide<T>>(memory), .saved = out<Wide<T>>(chunks), .pairs = out<Wide<T>>(pairs), .y = rows<T>(y),
                     .normaliser = out<Wide<T>>(normaliser), .exact_y = out<Wide<T>>(exact_y)};
   if constexpr (place.cuda)
     must("diagonal_decay", cuda::diagonal_decay_forward(f, Scratch(cuda::diagonal_decay_workspace(f), y.device()), place.stream));
@@ -101,8 +102,8 @@ void forward(const Tensors& x, const Setting& s, Tensor& y, Tensor& memory, Tens
 template <class T, class Place> void backward(const Saved& s, const Tensor& dy, const Tensor& d_memory, Tensors& d, Place place) {
   const Tensors& x = s.x;
   DecayBackward<T> b{.size = sizes_of(x, s.setting), .gates = gates<T>(x, s.setting), .divisor = divisor<T>(x, s.setting), .q = rows<T>(x[kQ]),
-                     .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .saved = in<Wide<T>>(s.chunks), .dy = rows<T>(dy), .y = rows<Wide<T>>(s.y),
-                     .normaliser = in<Wide<T>>(s.normaliser), .d_memory_out = in<Wide<T>>(d_memory), .dq = rows<T>(d[kQ]),
+                     .k = rows<T>(x[kK]), .v = rows<T>(x[kV]), .saved = in<Wide<T>>(s.chunks), .pairs = in<Wide<T>>(s.pairs), .dy = rows<T>(dy),
+                     .y = rows<Wide<T>>(s.y), .normaliser = in<Wide<T>>(s.normaliser), .d_memory_out = in<Wide<T>>(d_memory), .dq = rows<T>(d[kQ]),
                      .dk = rows<T>(d[kK]), .dv = rows<T>(d[kV]), .d_log_decay = out<Wide<T>>(d[kDecay]), .d_write = out<Wide<T>>(d[kWrite]),
                      .d_bonus = out<Wide<T>>(d[kBonus]), .d_floor = out<Wide<T>>(d[kFloor]), .d_memory_in = out<Wide<T>>(d[kMemory])};
   if constexpr (place.cuda)
@@ -115,17 +116,19 @@ Tensors apply(const Tensors& x, const Setting& setting) {
   const DecaySizes n = sizes_of(x, setting);
   const Options wide_options{wide(x[kQ].dtype()), x[kQ].device()};
   Tensor y = empty({n.batch, n.tokens, n.heads, n.value_dim}, like(x[kQ]));
-  Tensor memory = empty({n.batch, n.heads, n.rows(), n.key_dim}, wide_options), normaliser, exact_y, chunks;
+  Tensor memory = empty({n.batch, n.heads, n.rows(), n.key_dim}, wide_options), normaliser, exact_y, chunks, pairs;
   if (n.normaliser) normaliser = empty({n.batch, n.tokens, n.heads, 1}, wide_options);
   if (recording() && detail::any_tracked(x)) chunks = empty({n.batch, n.heads, n.chunks(), n.rows(), n.key_dim}, wide_options);
+  if (chunks.defined() && !x[kQ].device().is_cuda()) pairs = empty({n.batch, n.heads, n.blocks(), kDecayBlock, kDecayBlock}, wide_options);
   if (chunks.defined() && n.normaliser && y.dtype() != wide_options.dtype) exact_y = empty(y.shape(), wide_options);
-  dispatch("diagonal_decay", x[kQ], [&]<class T>(auto place) { forward<T>(x, setting, y, memory, normaliser, exact_y, chunks, place); });
+  dispatch("diagonal_decay", x[kQ], [&]<class T>(auto place) { forward<T>(x, setting, y, memory, normaliser, exact_y, chunks, pairs, place); });
   const Tensors found{y, memory};
   if (!chunks.defined()) return found;
   Tensors plain;
   for (const Tensor& t : x) plain.push_back(t.defined() ? detach(t) : t);
   return kernel_op(
-      "diagonal_decay", found, x, Saved{std::move(plain), chunks, !n.normaliser ? Tensor() : exact_y.defined() ? exact_y : detach(y), normaliser, setting},
+      "diagonal_decay", found, x,
+      Saved{std::move(plain), chunks, pairs, !n.normaliser ? Tensor() : exact_y.defined() ? exact_y : detach(y), normaliser, setting},
       [](const Saved& s, const Sweep& sweep) {
         const DecaySizes n = sizes_of(s.x, s.setting);
         Tensors d(kInputs);

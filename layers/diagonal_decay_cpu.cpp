@@ -24,7 +24,7 @@
 namespace ttr {
 namespace {
 
-constexpr int64_t C = 16;                        // tokens a block, and elements a row is padded to
+constexpr int64_t C = kDecayBlock;               // tokens a block, and elements a row is padded to
 constexpr int64_t kBlocks = kDecayChunk / C;     // a saved state is good for so many
 
 constexpr int64_t padded(int64_t n) { return (n + C - 1) / C * C; }
@@ -58,6 +58,10 @@ template <class T> struct Block {
     columns = p.take(Kp * C);        // of query, of end                         [Kp, 16]
     gram = p.take(C * C);            // one decay a head: K Q^T [s, r]           [16, 16]
     pair = p.take(C * C);            // A transposed: [s, r]                     [16, 16]
+  }
+  // What costs the most to make again lies in what the forward saves, if it saves: A, with one decay a head K Q^T.
+  void keep_pairs(T* saved, bool per_channel) {
+    if (saved) (per_channel ? pair : gram) = saved;
   }
 };
 

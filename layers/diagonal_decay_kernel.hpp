@@ -18,6 +18,7 @@
 namespace ttr {
 
 constexpr int64_t kDecayChunk = 64;   // tokens a saved state; the last chunk may be short
+constexpr int64_t kDecayBlock = 16;   // tokens that the CPU kernels take together
 
 struct DecaySizes {
   int64_t batch = 0, tokens = 0, heads = 0;
@@ -26,6 +27,7 @@ struct DecaySizes {
   bool normaliser = false;                     // M has one row more, whose value is 1 at every token
   TTR_BOTH int64_t rows() const { return value_dim + normaliser; }   // R, of M
   TTR_BOTH int64_t chunks() const { return (tokens + kDecayChunk - 1) / kDecayChunk; }
+  int64_t blocks() const { return (tokens + kDecayBlock - 1) / kDecayBlock; }
 };
 
 // What stands beside q, k and v.
@@ -66,6 +68,7 @@ template <class T> struct DecayForward {
   const Wide<T>* memory_in = nullptr;   // [B, H, R, K]; null: zero
   Wide<T>* memory_out = nullptr;        // [B, H, R, K]
   Wide<T>* saved = nullptr;             // [B, H, chunks, R, K]: the memory that enters each chunk, for the backward; null: not wanted
+  Wide<T>* pairs = nullptr;             // CPU [B, H, blocks, 16, 16]: what each block knows of its pairs of tokens, likewise
   Rows<T> y;                            // [B, T, H, V], divided where size.normaliser
   Wide<T>* normaliser = nullptr;        // n [B, T, H]; given where size.normaliser
   Wide<T>* exact_y = nullptr;           // [B, T, H, V], y before it is rounded to T: what the backward needs of bf16; null: not wanted
@@ -77,6 +80,7 @@ template <class T> struct DecayBackward {
   Divisor<Wide<T>> divisor;
   Rows<const T> q, k, v;
   const Wide<T>* saved = nullptr;       // [B, H, chunks, R, K] from the forward
+  const Wide<T>* pairs = nullptr;       // CPU [B, H, blocks, 16, 16] from the forward; null: made again
   Rows<const T> dy;                     // [B, T, H, V]
   Rows<const Wide<T>> y;                // [B, T, H, V], not rounded to bf16, and
   const Wide<T>* normaliser = nullptr;  // [B, T, H] from the forward; given where size.normaliser

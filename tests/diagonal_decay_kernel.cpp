@@ -215,6 +215,21 @@ TEST_SUITE("diagonal_decay_kernel") {
     }
   }
 
+  TEST_CASE("pairs may be left out: the backward makes them again") {
+    for (const DecayKind kind : {DecayKind::head, DecayKind::channel})
+      for (const bool strict : {false, true}) {
+        const DecayShape shape{.size = {2, 71, 4, 2, 4, 20, 24}, .kind = kind, .strict = strict, .bonus = true, .write = true, .carried = true};
+        const DecayProblem p = decay_problem(shape, 14);
+        DecayRun<double> r(p);
+        r.pairs.clear();
+        const DecayForward<double> forward = forward_arguments(r, in_place);
+        REQUIRE(forward.pairs == nullptr);
+        REQUIRE(run_forward(forward) == Status::ok);
+        REQUIRE(run_backward(backward_arguments(r, forward, in_place)) == Status::ok);
+        CHECK(decay_mismatch(r.answer(), decay_answer(p), shape, 14, 1e-12, 1e-12) == "");
+      }
+  }
+
   TEST_CASE("the number of threads does not change a bit") {
     const DecayProblem p = decay_problem({.size = {3, 100, 4, 2, 4, 32, 24}, .kind = DecayKind::channel, .write = true, .carried = true}, 13);
     DecayAnswer one, three;

@@ -238,7 +238,7 @@ template <class T> struct DecayRun {
   DeltaLayout layout;
   double scale, eps;
   std::vector<T> q, k, v, dy, y, dq, dk, dv;   // fused: q holds k and v too, dq holds dk and dv
-  std::vector<Wide<T>> log_decay, write, bonus, memory_in, d_memory_out, memory_out, saved, d_log_decay, d_write, d_bonus, d_memory_in;
+  std::vector<Wide<T>> log_decay, write, bonus, memory_in, d_memory_out, memory_out, saved, pairs, d_log_decay, d_write, d_bonus, d_memory_in;
   std::vector<Wide<T>> normaliser, floor, d_floor, exact_y;
   std::vector<int32_t> segments;
 
@@ -269,6 +269,7 @@ template <class T> struct DecayRun {
     d_write.assign(write.size(), wide_nan);
     d_bonus.assign(bonus.empty() ? 0 : heads * n.key_dim, wide_nan);
     saved.assign(heads * n.chunks() * memory, wide_nan);
+    pairs.assign(heads * n.blocks() * kDecayBlock * kDecayBlock, wide_nan);
   }
 
   // The answer in f64, contiguous.
@@ -315,7 +316,7 @@ template <class T, class Place> DecayForward<T> forward_arguments(DecayRun<T>& r
   a.q = {q + l.q, l.q_stride};
   if (!r.shape.tied) a.k = {(l.fused ? q : place(r.k)) + l.k, l.k_stride};
   a.v = {(l.fused ? q : place(r.v)) + l.v, l.v_stride};
-  a.memory_in = maybe(r.memory_in), a.memory_out = place(r.memory_out), a.saved = place(r.saved);
+  a.memory_in = maybe(r.memory_in), a.memory_out = place(r.memory_out), a.saved = place(r.saved), a.pairs = maybe(r.pairs);
   a.y = {place(r.y), a.size.heads * a.size.value_dim};
   a.divisor = {.by = r.shape.divide, .eps = Wide<T>(r.eps), .floor = maybe(r.floor)};
   a.normaliser = maybe(r.normaliser), a.exact_y = maybe(r.exact_y);
@@ -328,7 +329,7 @@ template <class T, class Place> DecayBackward<T> backward_arguments(DecayRun<T>&
   const auto maybe = [&](auto& x) { return x.empty() ? nullptr : place(x); };
   DecayBackward<T> a;
   T* const dq = place(r.dq);
-  a.size = f.size, a.gates = f.gates, a.divisor = f.divisor, a.q = f.q, a.k = f.k, a.v = f.v, a.saved = f.saved;
+  a.size = f.size, a.gates = f.gates, a.divisor = f.divisor, a.q = f.q, a.k = f.k, a.v = f.v, a.saved = f.saved, a.pairs = f.pairs;
   a.dy = {place(r.dy), a.size.heads * a.size.value_dim};
   if constexpr (sizeof(T) == sizeof(Wide<T>)) a.y = {f.y.at, f.y.token_stride};
   else a.y = {f.exact_y, f.y.token_stride};
