@@ -252,12 +252,12 @@ template <class T, class Arguments> TTR_SIMD_INLINE void add_bonus(Block<T>& x, 
   for (int64_t r = 0; r < c; ++r) x.pair[r * C + r] += p.gates.scale * sums[r];
 }
 
-// A transposed into x.pair, Kend into x.end; found: what keep_pairs keeps is there.
+// A transposed into x.pair, Kend into x.end; found: Kend is there, and what keep_pairs keeps.
 template <class T, class Arguments>
 TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int64_t h, int64_t t0, int64_t c, bool found, Ahead<T>& ahead) {
   const DecayGates<T>& g = p.gates;
   const int64_t Kp = padded(p.size.key_dim);
-  if (g.per_channel && found) return fade_keys(x, Kp, c, true);
+  if (g.per_channel && found) return;
   if (g.per_channel) {
     for (int64_t s = 0; s < c; ++s) {
       if (s % 4 == 0) ahead(1);
@@ -277,7 +277,7 @@ TTR_SIMD_INLINE void make_pairs(Block<T>& x, const Arguments& p, int64_t b, int6
     ahead(1);
     transpose_square<C>(x.table + (g.strict ? 0 : C), C, x.pair, C);
     for (int64_t i = 0; i < C * C; ++i) x.pair[i] *= x.gram[i];
-    fade_keys(x, Kp, c, false);
+    if (!found) fade_keys(x, Kp, c, false);
     ahead(1);
   }
   if (g.bonus) add_bonus(x, p, b, h, t0, c);
@@ -368,7 +368,7 @@ template <class T> TTR_SIMD_INLINE void forward_heads(const DecayForward<T>& p, 
       load_block(x, p, b, h, t0, c, V);   // values are read one at a time and need no padding
       const bool last = i + 1 == count;
       Ahead<T> ahead = last && t0 + C >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, last ? first : h + 1, last ? t0 + C : t0);
-      x.keep_pairs(p.pairs ? p.pairs + ((head + i) * n.blocks() + t0 / C) * C * C : nullptr, p.gates.per_channel);
+      x.keep_pairs(p.pairs, (head + i) * n.blocks() + t0 / C, p.gates.per_channel);
       make_pairs(x, p, b, h, t0, c, false, ahead);
       to_columns(Strided<T>{x.query, Kp}, Kp, x.columns);
       ahead(3);
@@ -544,8 +544,8 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t t0 = first + i * C, c = std::min(C, n.tokens - t0);
     load_block(m.x[i], p, b, h, t0, c, Vp);
-    if (i + 1 == blocks) break;
     fade_keys(m.x[i], Kp, c, g.per_channel);
+    if (i + 1 == blocks) break;
     T* const next = m.states + (i + 1) * R * Kp;
     product(V, Kp, c, Operand<T>{m.x[i].v.at, 1, m.x[i].v.stride}, m.x[i].end, Kp, next, Kp, next - R * Kp, m.x[i].since + c * Kp);
     if (n.normaliser) write_ones(m.x[i], next - Kp, next + V * Kp, Kp, c);
@@ -556,7 +556,7 @@ TTR_SIMD_INLINE void backward_chunk(const DecayBackward<T>& p, BackwardSlab<T>& 
     const T* const memory = m.states + i * R * Kp;
     const int64_t next = next_chunk * kDecayChunk + i * C;
     Ahead<T> ahead = next_chunk < 0 || next >= n.tokens ? Ahead<T>() : Ahead<T>(p, b, next_h, next);
-    if (p.pairs) x.keep_pairs(const_cast<T*>(p.pairs) + (head * n.blocks() + t0 / C) * C * C, g.per_channel);   // read alone from here on
+    x.keep_pairs(const_cast<T*>(p.pairs), head * n.blocks() + t0 / C, g.per_channel);   // read alone from here on
     make_pairs(x, p, b, h, t0, c, p.pairs != nullptr, ahead);
     m.dy = n.normaliser ? divide_back(p, m.copy_dy, b, h, t0, c) : rows_of(m.copy_dy, p.dy, n, b, t0, c, h, V, V);
 

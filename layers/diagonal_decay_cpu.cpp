@@ -59,9 +59,9 @@ template <class T> struct Block {
     gram = p.take(C * C);            // one decay a head: K Q^T [s, r]           [16, 16]
     pair = p.take(C * C);            // A transposed: [s, r]                     [16, 16]
   }
-  // What costs the most to make again lies in what the forward saves, if it saves: A, with one decay a head K Q^T.
-  void keep_pairs(T* saved, bool per_channel) {
-    if (saved) (per_channel ? pair : gram) = saved;
+  // What costs the most to make again lies in what the forward saves [blocks, 16, 16], if it saves: A, with one decay a head K Q^T.
+  void keep_pairs(T* saved, int64_t block, bool per_channel) {
+    if (saved) (per_channel ? pair : gram) = saved + block * C * C;
   }
 };
 
